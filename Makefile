@@ -1,0 +1,35 @@
+# The habits of a working day. `make demo` and `make test` set up all they need; `make help` lists the rest.
+
+VENV := $(or $(ILSVRC_BENCH_VENV),.venv)
+PYTHON_HERE := $(VENV)/bin/python
+
+.PHONY: help setup demo test slurm-test lint types docs clean-runs
+.DEFAULT_GOAL := help
+
+help:        ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup:       ## make .venv and install what is needed; does nothing the second time
+	@.ci/setup
+
+demo: setup  ## train something small and show what a result looks like
+	$(PYTHON_HERE) -m benchmarks demo
+
+test: setup  ## every test that needs no GPU and less than a minute
+	$(PYTHON_HERE) -m pytest -m "not gpu and not multi_gpu and not slow"
+
+slurm-test: setup  ## only the tests that start a Slurm cluster on this machine
+	$(PYTHON_HERE) -m pytest -m slurm
+
+lint: setup  ## style and format; changes nothing
+	$(PYTHON_HERE) -m ruff check .
+	$(PYTHON_HERE) -m ruff format --check .
+
+types: setup  ## type annotations
+	$(PYTHON_HERE) -m mypy
+
+docs: setup  ## write the leaderboard into README.md
+	$(PYTHON_HERE) -m benchmarks leaderboard --write README.md
+
+clean-runs:  ## delete runs/: checkpoints and logs; benchmarks/results stays
+	rm -rf runs

@@ -1,0 +1,60 @@
+"""What the suite needs, and within which bounds.
+
+The suite is a program one clones: `pip install -e .` brings the dependencies and puts the checkout on Python's path; no
+wheel of it is published. `make demo` and `make test` do this in a virtual environment of their own.
+
+The suite is tested with the newest release within each bound. An upper bound without a comment is the next major
+release, which may change what we call; a lower one without a comment keeps out what nobody has tried.
+"""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "torch>=2.6,<3",  # 2.6: the first whose `torch.load` is weights_only unless told otherwise
+    "torchvision>=0.21,<1",  # 0.21 belongs to torch 2.6; each torchvision names the torch it was built for
+    "pytorch-lightning>=2.6,<2.7",  # recipes and checkpoints are in the form that 2.6 reads
+    "jsonargparse[signatures]>=4.39,<4.48",  # from 4.48 on, the calls that Lightning 2.6 makes are deprecated
+    "numpy>=2.0,<3",  # 2.0 changed how mixed types are promoted; results should not depend on which rule is installed
+    "scipy>=1.13,<2",  # 1.13: the first built for numpy 2
+    "scikit-learn>=1.4.2,<2",  # 1.4.2: the first built for numpy 2
+    "timm>=1.0,<2",
+    "wandb>=0.25,<1",
+    "filelock>=3.12,<5",
+    "tabulate>=0.9,<1",
+    "tqdm>=4.66,<5",
+    "pyyaml>=6.0,<7",
+]
+
+FFCV = [
+    "ffcv==1.0.2",  # exactly this one, its classes are reached into; compiled on installation, see .ci/setup
+    "numba>=0.60,<1",  # 0.60: the first that works with numpy 2
+    # numba's own threading layer, `workqueue`, aborts the process when two loaders run at once. There are wheels of tbb
+    # for Linux on x86_64; elsewhere numba may find OpenMP.
+    "tbb>=2021.6; platform_machine == 'x86_64' and sys_platform == 'linux'",  # numba's own minimum; versions are years
+    "setuptools>=77",  # ffcv imports distutils, which Python >= 3.12 has from setuptools only
+]
+
+DEV = [
+    "pytest>=8,<10",
+    "ruff>=0.14,<1",
+    "mypy>=1.18,<3",
+    "pre-commit>=4,<5",
+    "types-PyYAML>=6.0,<7",
+    "types-tabulate>=0.9,<1",
+    "types-tqdm>=4.66,<5",
+]
+
+setup(
+    name="ilsvrc-bench",
+    version="0.1.0",
+    description="ILSVRC-era results, trained again as their papers did and measured",
+    classifiers=["Private :: Do Not Upload"],  # package indexes refuse an upload that carries this
+    packages=find_packages(
+        include=["benchmarks", "benchmarks.*", "datamodules", "datamodules.*", "models", "models.*"]
+    ),
+    package_dir={"": "."},  # an editable install is then one line in a .pth file, which type checkers follow
+    python_requires=">=3.10,<3.14",
+    install_requires=REQUIRED,
+    extras_require={"ffcv": FFCV, "dev": DEV, "all": FFCV + DEV},
+    entry_points={"console_scripts": ["ilsvrc-bench = benchmarks.cli:main"]},
+)
