@@ -1,0 +1,149 @@
+"""Augmentation decided by counters: every random choice is a function of (seed, epoch, sample, draw number).
+
+A decision never depends on a thread, a worker, a rank or on what came before, so the same image is cropped and mirrored
+the same way whichever loader reads it, and again when a run is resumed. Decisions are boxes; loaders apply them.
+
+A box is one row of int32: top, left, height, width of the crop in the image, and 1 if the crop is then mirrored. A box
+may reach beyond the image; what lies outside is 0. B is the number of images in a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOP, LEFT, HEIGHT, WIDTH, MIRROR = range(5)
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increment of splitmix64
+
+
+def uniform(seed: int, epoch: int, samples: NDArray[np.int64], draw: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), one per sample, that depend on nothing but the four arguments. [B]"""
+    with np.errstate(over="ignore"):
+        key = _mix(np.uint64(seed) + GOLDEN)
+        key = _mix(key ^ (np.uint64(epoch) * GOLDEN + np.uint64(1)))
+        keys = _mix(key ^ _mix(samples.astype(np.uint64) * GOLDEN + np.uint64(1)))
+        bits = _mix(keys + np.uint64(draw + 1) * GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: Any) -> Any:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every output bit depends on every input bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Augmentation:
+    """Decides the box that is cut from each image of a batch."""
+
+    def boxes(
+        self,
+        seed: int,
+        epoch: int,
+        samples: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        """Boxes [B, 5] for the images numbered `samples`, of the given sizes in pixels."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PaddedCropFlip(Augmentation):
+    """The image, padded by `pad` zeros on every side and cut back to its size at random, mirrored half the time.
+
+    He et al. 2015, section 4.2, for CIFAR (`pad` 4). `flip` is the probability of mirroring, 0 to 1.
+    """
+
+    pad: int
+    flip: float
+
+    def boxes(
+        self,
+        seed: int,
+        epoch: int,
+        samples: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        steps = 2 * self.pad + 1
+        boxes = np.empty((len(samples), 5), np.int32)
+        boxes[:, TOP] = np.floor(uniform(seed, epoch, samples, 0) * steps) - self.pad
+        boxes[:, LEFT] = np.floor(uniform(seed, epoch, samples, 1) * steps) - self.pad
+        boxes[:, HEIGHT] = heights
+        boxes[:, WIDTH] = widths
+        boxes[:, MIRROR] = uniform(seed, epoch, samples, 2) < self.flip
+        return boxes
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Augmentation):
+    """A crop of random area and aspect ratio (to be resized), mirrored half the time; torchvision's distribution.
+
+    Szegedy et al. 2015 (GoogLeNet), section 6. `scale` bounds the share of the image's area, `ratio` width / height.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def boxes(
+        self,
+        seed: int,
+        epoch: int,
+        samples: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        boxes = self._fallback(heights, widths)
+        missing = np.ones(len(samples), bool)
+        low, high = np.log(self.ratio)
+        for attempt in range(10):
+            area = (
+                heights
+                * widths
+                * (self.scale[0] + (self.scale[1] - self.scale[0]) * uniform(seed, epoch, samples, 2 * attempt))
+            )
+            ratio = np.exp(low + (high - low) * uniform(seed, epoch, samples, 2 * attempt + 1))
+            width = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+            height = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+            fits = missing & (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
+            boxes[fits, HEIGHT] = height[fits]
+            boxes[fits, WIDTH] = width[fits]
+            missing &= ~fits
+            if not missing.any():
+                break
+        chosen = ~missing  # the others keep the fallback's place
+        top = np.floor(uniform(seed, epoch, samples, 100) * (heights - boxes[:, HEIGHT] + 1))
+        left = np.floor(uniform(seed, epoch, samples, 101) * (widths - boxes[:, WIDTH] + 1))
+        boxes[chosen, TOP] = top[chosen]
+        boxes[chosen, LEFT] = left[chosen]
+        boxes[:, MIRROR] = uniform(seed, epoch, samples, 102) < self.flip
+        return boxes
+
+    def _fallback(self, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The largest central crop whose aspect ratio is allowed, as torchvision after ten failures."""
+        boxes = np.zeros((len(heights), 5), np.int32)
+        width = np.minimum(widths, np.rint(heights * max(self.ratio)).astype(np.int64))
+        height = np.minimum(heights, np.rint(widths / min(self.ratio)).astype(np.int64))
+        boxes[:, TOP], boxes[:, LEFT] = (heights - height) // 2, (widths - width) // 2
+        boxes[:, HEIGHT], boxes[:, WIDTH] = height, width
+        return boxes
+
+
+def cut_same_size(images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Cut `boxes` of the images' own size from `images` [B, H, W, C]; 0 outside, mirrored where asked. [B, H, W, C]"""
+    height, width = images.shape[1:3]
+    rows = boxes[:, TOP, None] + np.arange(height)
+    columns = boxes[:, LEFT, None] + np.where(boxes[:, MIRROR, None], np.arange(width)[::-1], np.arange(width))
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    picked = images[
+        np.arange(len(images))[:, None, None],
+        rows.clip(0, height - 1)[:, :, None],
+        columns.clip(0, width - 1)[:, None, :],
+    ]
+    return picked * inside[..., None]

@@ -1,0 +1,282 @@
+"""What every dataset shares: finding and converting the originals, loaders, normalisation on the device."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules import beton
+from datamodules.augment import Augmentation
+from datamodules.loaders import (
+    ArrayBatches,
+    Batches,
+    FileBatches,
+    LoaderName,
+    Reading,
+    checked_workers,
+    choose_loader,
+)
+from datamodules.originals import DataError, ImageArray, ImageFiles, cache_root, data_root
+
+Split = Literal["train", "test"]
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Images with labels, as batches of normalised float images [B, C, H, W] and int64 labels [B] on the device.
+
+    The loader yields uint8; normalisation happens after the transfer, so a quarter of the bytes is moved. Subclasses
+    name their dataset and say where its originals are (`originals`).
+
+    Args:
+        batch_size: images per optimizer step, over all devices and accumulated batches.
+        mean: per channel, subtracted from the pixels / 255.
+        std: per channel, divides what is left.
+        image_size: height and width in pixels at which the network sees an image.
+        num_classes: number of classes the dataset must have.
+        eval_batch_size: images per device and step in evaluation; every image counts once whatever it is.
+        holdout: the last `holdout` training images are kept from training, and validation measures them instead of the
+            test images: for choosing hyper-parameters. 0 trains on everything and validation watches the test images.
+        augmentation: what is cut from a training image; none means the image as it is.
+        loader: `ffcv`, `torch`, or `auto`: FFCV where it can be imported.
+        workers: decoding threads or processes per rank; default: every core this process may use.
+        root: folder with the original files; default `$ILSVRC_BENCH_DATA`. It is only read.
+        cache: folder for downloads and .beton files; default `$ILSVRC_BENCH_CACHE`, else a user cache folder.
+        seed: decides order and augmentation, together with the epoch; set from `seed_everything`.
+    """
+
+    name = ""  # as in recipes/<name>/ and `prepare <name>`
+    stored_size: int | None = None  # height and width of every stored image; None where sizes differ
+
+    def __init__(
+        self,
+        batch_size: int,
+        mean: list[float],
+        std: list[float],
+        image_size: int,
+        num_classes: int,
+        eval_batch_size: int = 500,
+        holdout: int = 0,
+        augmentation: Augmentation | None = None,
+        loader: LoaderName = "auto",
+        workers: int | None = None,
+        root: str | None = None,
+        cache: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.image_size = image_size
+        self.holdout = holdout
+        self.augmentation = augmentation
+        self.loader = loader
+        self.workers = workers
+        self.root = root
+        self.cache = cache
+        self.seed = seed
+        self.settings = beton.BetonSettings()
+        self._originals: dict[Split, ImageArray | ImageFiles] = {}
+        self._manifests: dict[Split, beton.Manifest] = {}
+        self.mean = torch.tensor([255 * value for value in mean])
+        self.std = torch.tensor([255 * value for value in std])
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "image_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"data.init_args.{name} (={getattr(self, name)}) must be at least 1.")
+        if self.holdout < 0:
+            raise DataError(f"data.init_args.holdout (={self.holdout}) must not be negative; 0 trains on all images.")
+        if len(self.mean) != len(self.std) or not (self.std > 0).all():
+            raise DataError("data.init_args.mean and std must have one number per channel, and std must be positive.")
+        if self.stored_size is not None and self.image_size < self.stored_size:
+            raise DataError(
+                f"data.init_args.image_size (={self.image_size}) is smaller than the images of {self.name} "
+                f"({self.stored_size} pixels): use {self.stored_size}, or more for a border of 0."
+            )
+
+    # -- what subclasses say ------------------------------------------------------------------------------------------
+
+    def read_originals(self, split: Split) -> ImageArray | ImageFiles:
+        """The original images of `split`, read or opened from `root` (or downloaded)."""
+        raise NotImplementedError
+
+    def variant(self) -> str:
+        """Whatever else than the root decides which images these are, such as a subset of classes."""
+        return ""
+
+    def root_path(self) -> Path:
+        return data_root(self.root)
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def chosen_loader(self) -> tuple[str, str]:
+        """`ffcv` or `torch`, and why."""
+        return choose_loader(self.loader)
+
+    def originals(self, split: Split) -> ImageArray | ImageFiles:
+        """The originals of `split`, read once and checked against `num_classes`.
+
+        Raises:
+            DataError: nothing is found, something is damaged, or the number of classes is another.
+        """
+        if split not in self._originals:
+            originals = self.read_originals(split)
+            self._check_classes(len(originals.classes), self.root_path())
+            self._originals[split] = originals
+        return self._originals[split]
+
+    def _check_classes(self, found: int, place: Path) -> None:
+        if found != self.num_classes:
+            raise DataError(
+                f"data.init_args.num_classes (={self.num_classes}) is not what {place} holds: {found} classes. "
+                f"Set it to {found}, or point --data.root elsewhere."
+            )
+
+    def beton_path(self, split: Split) -> Path:
+        cache = cache_root(self.cache)
+        return beton.beton_path(cache, self.name, split, self.settings, self.root_path(), self.variant())
+
+    def reads_beton(self, split: Split) -> bool:
+        """Whether `split` is read from a .beton: with the ffcv loader, all but the evaluation of image files.
+
+        Published weights are evaluated on pixels as PIL resizes them, so evaluation decodes image files with PIL.
+        """
+        return self.chosen_loader[0] == "ffcv" and (self.stored_size is not None or split == "train")
+
+    def prepare_data(self) -> None:
+        """Obtain the originals and, for the ffcv loader, convert what is not converted yet. One process per node."""
+        splits: tuple[Split, Split] = ("train", "test")
+        for split in splits:
+            if self.reads_beton(split):
+                self.convert(split)
+            else:
+                self.originals(split)
+
+    def convert(self, split: Split) -> None:
+        """Write the .beton of `split` unless it is there."""
+        path = self.beton_path(split)
+        if path.exists() and beton.manifest_path(path).exists():
+            return
+        originals = self.originals(split)
+        manifest = beton.describe(self.name, split, originals)
+        beton.convert(path, manifest, originals, self.settings, checked_workers(self.workers, 1))
+
+    def manifest(self, split: Split) -> beton.Manifest:
+        """What `split` holds. A .beton it is read from is checked, and DataError raised if that is damaged."""
+        if split not in self._manifests:
+            if self.reads_beton(split):
+                manifest = beton.open_beton(self.beton_path(split))
+                self._check_classes(len(manifest.classes), self.beton_path(split))
+            else:
+                manifest = beton.describe(self.name, split, self.originals(split))
+            self._manifests[split] = manifest
+        return self._manifests[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits, so that a damaged file is found before the first batch."""
+        train, test = self.manifest("train"), self.manifest("test")
+        if train.classes != test.classes:
+            raise DataError(
+                f"{self.name}: the test images' classes are not the training images' ({len(test.classes)} and "
+                f"{len(train.classes)}, first difference: {first_difference(train.classes, test.classes)}): "
+                "use the same class folders in both."
+            )
+        if self.holdout >= train.count:
+            raise DataError(
+                f"data.init_args.holdout (={self.holdout}) must leave some of the {train.count} training images."
+            )
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Batches:
+        samples = np.arange(self.manifest("train").count - self.holdout)
+        return self._batches("train", samples, self._batch_size_per_rank(), shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        """The held-out training images, or the test images where none are held out."""
+        if not self.holdout:
+            return self.test_dataloader()
+        count = self.manifest("train").count
+        return self._batches("train", np.arange(count - self.holdout, count), self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> Batches:
+        samples = np.arange(self.manifest("test").count)
+        return self._batches("test", samples, self.eval_batch_size, shuffle=False)
+
+    def _batches(self, split: Split, samples: np.ndarray, batch_size: int, shuffle: bool) -> Batches:
+        reading = Reading(
+            samples=samples,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            augmentation=self.augmentation if shuffle else None,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        workers = checked_workers(self.workers, self._local_world_size())
+        if self.reads_beton(split):
+            from datamodules.ffcv_batches import FFCVBatches
+
+            size = None if self.stored_size is not None else self.image_size
+            return FFCVBatches(reading, self.beton_path(split), size, workers)
+        originals = self.originals(split)
+        if isinstance(originals, ImageArray):
+            return ArrayBatches(reading, originals)
+        return FileBatches(reading, originals, self.image_size, self.resize(), workers)
+
+    def resize(self) -> int:
+        """Short side, in pixels, to which an image file is resized before the central `image_size` is cut."""
+        return self.image_size
+
+    def _batch_size_per_rank(self) -> int:
+        """`batch_size` divided among ranks and accumulated batches.
+
+        Raises:
+            DataError: it cannot be divided.
+        """
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches if self.trainer else 1
+        if self.batch_size % parts:
+            raise DataError(
+                f"data.init_args.batch_size (={self.batch_size}) must be divisible by devices x nodes x "
+                f"accumulate_grad_batches (={parts}): it is the number of images per optimizer step over all of them."
+            )
+        return self.batch_size // parts
+
+    def _local_world_size(self) -> int:
+        return self.trainer.num_devices if self.trainer else 1
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """uint8 [B, H, W, C] -> float32 [B, C, image_size, image_size], see `normalise`."""
+        images, labels = batch
+        return self.normalise(images), labels
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Black border up to `image_size`, minus mean, over std; channels-last in memory.
+
+        uint8 [B, H, W, C] -> float32 [B, C, image_size, image_size]
+        """
+        border = self.image_size - images.shape[1]
+        if border:
+            before = border // 2
+            images = F.pad(images, (0, 0, before, border - before, before, border - before))
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return ((images - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+def first_difference(ours: list[str], theirs: list[str]) -> str:
+    """The first place where two lists of classes differ, for a message."""
+    for mine, other in zip(ours, theirs, strict=False):
+        if mine != other:
+            return f"{mine} against {other}"
+    return "one list is longer"
