@@ -1,0 +1,1 @@
+"""Networks: image -> logits. Each file holds one architecture and everything it needs."""

@@ -1,0 +1,189 @@
+"""What every network has in common when it is trained: loss, counted errors, optimizer, schedule. No layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+IGNORED_LABEL = -100  # marks an image that only fills up a batch; torch's own cross-entropy skips it too
+
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+class Classifier(pl.LightningModule):
+    """A network that maps images [B, C, H, W] to logits [B, num_classes]. Subclasses add layers and `forward`.
+
+    Args:
+        num_classes: number of classes; comes from the dataset.
+        optimizer: the optimizer, as `class_path` and `init_args` without `params`.
+        lr_scheduler: the learning-rate schedule, as `class_path` and `init_args` without `optimizer`.
+        lr_interval: when the schedule takes a step: after every `epoch` or after every optimizer `step`.
+        loss: `cross_entropy`, or `mse` against targets of +1 for the class and -1 for the others (LeCun et al. 1989).
+        label_smoothing: share of the target probability spread over all classes, 0 to 1 (cross-entropy only).
+        decay_norm: whether weight decay acts on the scales and shifts of normalisation layers.
+        decay_bias: whether weight decay acts on biases.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        loss: Literal["cross_entropy", "mse"] = "cross_entropy",
+        label_smoothing: float = 0.0,
+        decay_norm: bool = True,
+        decay_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes (={num_classes}) must be at least 2: use a dataset with two classes or more."
+            )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing (={label_smoothing}) must lie in [0, 1): use 0 for none.")
+        if label_smoothing and loss == "mse":
+            raise ValueError(f"label_smoothing (={label_smoothing}) needs loss: cross_entropy; set it to 0 for mse.")
+        self.num_classes = num_classes
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.loss_name = loss
+        self.label_smoothing = label_smoothing
+        self.decay_norm = decay_norm
+        self.decay_bias = decay_bias
+        self.train_errors = ErrorCount()
+        self.val_errors = ErrorCount()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of `logits` [B, K] for `labels` [B]; images labelled `IGNORED_LABEL` do not count."""
+        if self.loss_name == "cross_entropy":
+            return F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, label_smoothing=self.label_smoothing)
+        return plus_minus_one_mse(logits, labels)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        self.train_errors.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._log_errors("train", self.train_errors)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.val_errors.update(logits, labels, self.loss(logits, labels))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_errors("val", self.val_errors)
+
+    def _log_errors(self, stage: str, errors: ErrorCount) -> None:
+        """Log once an epoch: `ErrorCount` has already summed over steps and sums over ranks here."""
+        found = errors.compute()
+        self.log_dict({f"{stage}/{name}": found[name] for name in ("loss", "top1_error", "top5_error")})
+        errors.reset()
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None:
+            raise ValueError(
+                f"{type(self).__name__} was built without an optimizer: give model.init_args.optimizer in the recipe."
+            )
+        optimizer = self.optimizer(self.parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
+
+    def parameter_groups(self) -> Iterable[dict[str, Any]]:
+        """Parameters with weight decay and, where `decay_norm` or `decay_bias` ask for it, a group without."""
+        spared = undecayed(self, norm=not self.decay_norm, bias=not self.decay_bias)
+        decayed = [p for p in self.parameters() if p not in spared]
+        groups: list[dict[str, Any]] = [{"params": decayed}]
+        if spared:
+            groups.append({"params": [p for p in self.parameters() if p in spared], "weight_decay": 0.0})
+        return groups
+
+
+def undecayed(network: nn.Module, norm: bool, bias: bool) -> set[nn.Parameter]:
+    """Parameters that weight decay leaves alone, chosen by the type of their module: norm layers and/or biases."""
+    spared: set[nn.Parameter] = set()
+    for module in network.modules():
+        is_norm = isinstance(module, NORM_LAYERS)
+        if is_norm and norm:
+            spared.update(module.parameters(recurse=False))
+        shift = getattr(module, "bias", None)
+        if not is_norm and bias and isinstance(shift, nn.Parameter):
+            spared.add(shift)
+    return spared
+
+
+def plus_minus_one_mse(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error of `logits` [B, K] to targets +1 and -1, summed over classes, averaged over counted images.
+
+    LeCun et al. 1989, "Backpropagation Applied to Handwritten Zip Code Recognition", section 4.
+    """
+    counted = labels != IGNORED_LABEL
+    targets = 2.0 * F.one_hot(labels.clamp(min=0), logits.shape[1]).to(logits.dtype) - 1.0
+    return (logits - targets).square().sum(1)[counted].mean()
+
+
+class ErrorCount(Metric):
+    """Counts wrong predictions as integers, over batches and over ranks, so that errors are exact.
+
+    `compute()` gives `top1_error` and `top5_error` in percent and the mean `loss`, and the integers `wrong1`, `wrong5`
+    (images whose label is not the best, not among the five best) and `count` (images counted).
+    """
+
+    full_state_update = False
+    wrong1: Tensor
+    wrong5: Tensor
+    count: Tensor
+    loss_sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("wrong1", "wrong5", "count"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """Count `logits` [B, K] against `labels` [B]; `loss` is the batch's mean loss. Makes no host-device sync."""
+        counted = (labels != IGNORED_LABEL).sum()
+        right = rank_of_label(logits, labels)
+        self.wrong1 += counted - (right < 1).sum()
+        self.wrong5 += counted - (right < 5).sum()
+        self.count += counted
+        if loss is not None:
+            self.loss_sum += torch.where(counted > 0, loss.double() * counted, 0.0)
+
+    def compute(self) -> dict[str, Tensor]:
+        count = self.count.clamp(min=1)
+        return {
+            "top1_error": 100.0 * self.wrong1 / count,
+            "top5_error": 100.0 * self.wrong5 / count,
+            "loss": self.loss_sum / count,
+            "wrong1": self.wrong1,
+            "wrong5": self.wrong5,
+            "count": self.count,
+        }
+
+
+def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Place of each image's label among `logits` [B, K], best first: 0 is top-1 correct, below 5 is top-5 correct. [B]
+
+    Ties go to the lower class index, as in `argmax`. NaN logits count as wrong, and `IGNORED_LABEL` is never in place.
+    """
+    label = labels.clamp(min=0).unsqueeze(1)
+    own = logits.gather(1, label)
+    ahead = ~(logits <= own)
+    ahead |= (logits == own) & (torch.arange(logits.shape[1], device=logits.device) < label)
+    return ahead.sum(1).masked_fill(labels == IGNORED_LABEL, logits.shape[1] + 5)

@@ -1,0 +1,59 @@
+"""Fully connected networks: LeCun's 28x28-300-10 and its relatives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from models.classifier import Classifier
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class MLP(Classifier):
+    """Pixels, hidden layers each followed by `activation` (and dropout), classes. [B, C, H, W] -> [B, num_classes]
+
+    LeCun et al. 1998, sections III.C.3 and III.C.4: one hidden layer of 300 or 1000 units, or two.
+
+    Args:
+        image_shape: channels, height and width of an image.
+        hidden: units in each hidden layer, first to last.
+        activation: non-linearity after each hidden layer.
+        norm: `batch` puts batch normalisation before each activation.
+        dropout: probability that a hidden unit is dropped, 0 to 1.
+        num_classes: number of classes; comes from the dataset.
+        classifier: see `models.classifier.Classifier`.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        hidden: list[int],
+        activation: Literal["tanh", "relu"] = "relu",
+        norm: Literal["none", "batch"] = "none",
+        dropout: float = 0.0,
+        num_classes: int = 10,
+        **classifier: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, **classifier)
+        if not hidden or min(hidden) < 1:
+            raise ValueError(
+                f"hidden (={hidden}) must name one layer or more of at least 1 unit; models.linear has none."
+            )
+        widths = [math.prod(image_shape), *hidden]
+        layers: list[nn.Module] = []
+        for fan_in, units in itertools.pairwise(widths):
+            layers.append(nn.Linear(fan_in, units))
+            if norm == "batch":
+                layers.append(nn.BatchNorm1d(units))
+            layers.append(ACTIVATIONS[activation]())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.hidden = nn.Sequential(*layers)
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.hidden(x.flatten(1)))
