@@ -1,0 +1,124 @@
+"""The command line: `python -m benchmarks COMMAND`, or `ilsvrc-bench COMMAND`. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+TRAINING = ("fit", "validate", "test")  # parsed by LightningCLI
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command; fit, validate, test and doctor are only listed here and have their own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Reproduce ILSVRC-era results: train LeNet, AlexNet, VGG and ResNet as their papers did, and say "
+        "for every published number whether it is reproduced.",
+        epilog="`python -m benchmarks COMMAND --help` says more of each. Start with `doctor`, then `demo`.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("fit", help="train a recipe, evaluate it, write its result", add_help=False)
+    commands.add_parser("validate", help="evaluate a run on its validation images", add_help=False)
+    commands.add_parser("test", help="evaluate a run on the test images under each protocol", add_help=False)
+
+    demo = commands.add_parser("demo", help="train five networks on digits in minutes and rank them")
+    demo.add_argument("--seeds", type=positive, default=3, help="runs of each network, seeds 0, 1, ... (default: 3)")
+    demo.add_argument("--runs", help="folder of all runs (default: runs)")
+
+    listing = commands.add_parser("list", help="recipes, their claims, our best result and the verdict")
+    listing.add_argument("--runs", help="folder of all runs (default: runs)")
+    listing.add_argument("--dataset", help="only recipes of this dataset")
+
+    prepare = commands.add_parser("prepare", help="obtain a dataset, convert it to .beton, verify it")
+    prepare.add_argument("dataset", help="digits, mnist, cifar10, cifar100 or imagenet")
+    prepare.add_argument("--root", help="folder with the originals (default: $ILSVRC_BENCH_DATA)")
+    prepare.add_argument("--cache", help="folder for converted files (default: $ILSVRC_BENCH_CACHE or a user cache)")
+    prepare.add_argument("--num-classes", type=positive, help="classes of an ImageNet subset (default: the dataset's)")
+
+    board = commands.add_parser("leaderboard", help="a table of results: error, seeds, verdict, images/s")
+    board.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="default: table")
+    board.add_argument("--dataset", help="only this dataset")
+    board.add_argument("--protocol", help="only this protocol")
+    board.add_argument("--runs", help="folder of all runs (default: runs)")
+    board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
+    board.add_argument("--write", metavar="FILE", help="put the committed results' table between FILE's marks")
+
+    commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
+
+    overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
+    overhead.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
+    overhead.add_argument("--pairs", type=positive, default=5, help="pairs of measurements (default: 5)")
+    overhead.add_argument("--steps", type=positive, default=300, help="steps of each measurement (default: 300)")
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 1 for anything else that failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments and arguments[0] in TRAINING:
+            from benchmarks import fit
+
+            return fit.main(arguments[0], arguments[1:])
+        if arguments and arguments[0] == "doctor":
+            from benchmarks import doctor
+
+            return doctor.main(arguments[1:])
+        options = build_parser().parse_args(arguments)
+        return command(options.command)(options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished epoch.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message, status = explain(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return status
+
+
+def command(name: str) -> Callable[[argparse.Namespace], int]:
+    """The function that runs the command `name`, imported now."""
+    if name == "demo":
+        from benchmarks.demo import demo
+
+        return demo
+    if name == "list":
+        from benchmarks.leaderboard import show_recipes
+
+        return show_recipes
+    if name == "prepare":
+        from benchmarks.prepare import prepare
+
+        return prepare
+    if name == "leaderboard":
+        from benchmarks.leaderboard import leaderboard
+
+        return leaderboard
+    from benchmarks.overhead import overhead
+
+    return overhead
+
+
+def explain(error: Exception) -> tuple[str | None, int]:
+    """The message and exit status of an error that the suite foresees; None for one that deserves its traceback.
+
+    Compares names of types, so that no module is imported only to be compared with.
+    """
+    mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "ArgumentError"}
+    failures = {"TrainingDivergedError", "MiscountError"}
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if names & mistakes:
+        return str(error), 2
+    if names & failures:
+        return str(error), 1
+    return None, 1
