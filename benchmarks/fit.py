@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from benchmarks import results
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
@@ -110,8 +111,9 @@ class SuiteCLI(LightningCLI):
         if settings["enable_progress_bar"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
         settings["callbacks"] = [*as_list(settings["callbacks"]), *callbacks]
-        settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO()]
+        settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
         self.trainer = pl.Trainer(**settings)
+        check_tasks(self.trainer.world_size)
 
     @cached_property
     def seed(self) -> int:
@@ -198,6 +200,25 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def slurm_plugins() -> list[Any]:
+    """In a SLURM job, Lightning's SLURM environment without its own requeueing, whose handler can deadlock."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def check_tasks(world_size: int) -> None:
+    """Every task that srun started must be a rank of this run.
+
+    Raises:
+        RunError: they would train independently of each other, each believing itself rank 0.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS") or 1)
+    if SLURMEnvironment.detect() and tasks != world_size:
+        raise RunError(
+            f"SLURM has {tasks} tasks, the trainer {world_size} ranks; they must be equal: start with srun, give "
+            "--trainer.devices the tasks per node and --trainer.num_nodes the nodes, as slurm/train.sbatch does."
+        )
 
 
 def name_files(arguments: list[str]) -> list[str]:
