@@ -90,7 +90,7 @@ class EpochTable(Checkpoint):
 
     COLUMNS = (
         "epoch", "step", "lr", "train/loss", "train/top1_error", "train/top5_error", "val/loss", "val/top1_error",
-        "val/top5_error", "perf/images_per_s",
+        "val/top5_error", "perf/images_per_s", "perf/train", "perf/data_wait", "perf/validation",
     )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
@@ -100,8 +100,7 @@ class EpochTable(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of epochs that the checkpoint has behind it."""
         if self.path.exists():
-            with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+            self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add this epoch's row and write the file anew, whole."""
@@ -116,6 +115,12 @@ class EpochTable(Checkpoint):
             writer.writeheader()
             writer.writerows(self.rows)
             write_whole(self.path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, first epoch first."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def describe_epoch(row: dict[str, Any], epochs: int | None) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from benchmarks.fit import SuiteCLI, quiet_warnings
 from benchmarks.results import cores, processor
 from benchmarks.runs import RunError
+from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 from benchmarks.throughput import wait_for_device
 
 WARM_UP_STEPS = 20

@@ -31,6 +31,10 @@ HARDWARE = frozenset(
 )  # fmt: skip
 
 
+PARTS = frozenset(["published", "model", "data", "trainer"])
+ARGUMENTS = frozenset(["seed_everything", "runs", "again", "ckpt_path"])  # of the command; in a run's own recipe.yaml
+
+
 class RecipeError(ValueError):
     """A recipe that does not exist or cannot be read; the message names the remedy."""
 
@@ -122,8 +126,10 @@ def load_recipe(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
-    if not isinstance(content, dict) or not {"published", "model", "data", "trainer"} <= set(content):
+    if not isinstance(content, dict) or not set(content) >= PARTS:
         raise RecipeError(f"{path} must have the four parts published, model, data and trainer: see {FOLDER}.")
+    if unknown := sorted(set(content) - PARTS - ARGUMENTS):
+        raise RecipeError(f"{path} has a part {', '.join(unknown)}, which does not exist: correct or remove it.")
     published = content.pop("published")
     try:
         claims = [Claim(**claim) for claim in published.pop("claims", [])]
@@ -132,7 +138,8 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(
             f"{path}: the part `published` is not as it must be ({error}): see benchmarks/published.py."
         ) from None
-    return Recipe(recipe_name(path), path, flatten(content), source)
+    settings = flatten({part: content[part] for part in ("model", "data", "trainer")})
+    return Recipe(recipe_name(path), path, settings, source)
 
 
 def all_recipes() -> Iterator[Recipe]:

@@ -46,7 +46,8 @@ class Result:
         resolved: every setting, defaults included.
         dataset: name, and for each split: count, content hash, sources.
         throughput: images_per_s (training, median over epochs), its spread, and how it was taken.
-        seconds: wall-clock split: total, train, evaluation, data_wait, setup.
+        seconds: wall-clock split: train, data_wait (a part of it), evaluation, setup (where the run was not resumed),
+            and their total.
         hardware: device, processor, cores, nodes, devices.
         versions: of Python and the packages.
         commit: of the suite, and whether its working tree was clean; None where git does not know.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -14,25 +15,21 @@ from pytorch_lightning import Callback
 class Throughput(Callback):
     """Times each training epoch without its validation; two clock readings a step, one device wait an epoch.
 
-    The clock of an epoch runs from the first batch asked for to the last step done on the device. The first epoch
-    holds compilation and warm-up and is left out of the rate where there are others.
+    The clock of an epoch runs from the first batch asked for to the last step done on the device. Logs, for each epoch,
+    `perf/images_per_s` over all devices, and in seconds `perf/train`, `perf/data_wait` (a part of it) and
+    `perf/validation`.
     """
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []  # images per second of each epoch of this process
-        self.train_seconds = 0.0
-        self.wait_seconds = 0.0
-        self.evaluation_seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_started = self._step_ended = perf_counter()
         self._images = 0
-        self._paused = 0.0
+        self._waited = 0.0
+        self._validated = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """What passed since the last step ended was spent waiting for this batch."""
-        self.wait_seconds += perf_counter() - self._step_ended
+        self._waited += perf_counter() - self._step_ended
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -49,32 +46,34 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the epoch's clock go on."""
         wait_for_device(pl_module.device)
-        spent = perf_counter() - self._validation_started
-        self.evaluation_seconds += spent
-        self._paused = getattr(self, "_paused", 0.0) + spent
-        self._step_ended = perf_counter()
+        if trainer.training:  # and not `trainer.validate`
+            self._validated += perf_counter() - self._validation_started
+            self._step_ended = perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Turn the epoch into a rate and log it."""
+        """Turn the epoch into a rate and log it with its times."""
         wait_for_device(pl_module.device)
-        seconds = perf_counter() - self._epoch_started - self._paused
-        self.train_seconds += seconds
-        self.rates.append(self._images * trainer.world_size / seconds)
-        pl_module.log("perf/images_per_s", self.rates[-1])
+        seconds = perf_counter() - self._epoch_started - self._validated
+        times = {"perf/train": seconds, "perf/data_wait": self._waited, "perf/validation": self._validated}
+        rate = self._images * trainer.world_size / seconds
+        pl_module.log_dict({"perf/images_per_s": torch.tensor(rate, dtype=torch.float64)})
+        pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in times.items()})
 
-    def summary(self) -> dict[str, Any]:
-        """Median and spread of the epochs' rates, over all devices, in images per second."""
-        settled = self.rates[1:] or self.rates
-        if not settled:
-            return {"images_per_s": None, "epochs": 0}
-        return {
-            "images_per_s": statistics.median(settled),
-            "lowest": min(settled),
-            "highest": max(settled),
-            "epochs": len(settled),
-            "first_epoch": self.rates[0],
-            "rule": "training epochs of the last process without validation, median, the first epoch left out",
-        }
+
+def summary(rates: Sequence[float]) -> dict[str, Any]:
+    """Median and spread of the epochs' rates in images per second.
+
+    The first epoch holds compilation and warm-up and is left out where there are others.
+    """
+    settled = rates[1:] or rates
+    return {
+        "images_per_s": statistics.median(settled),
+        "lowest": min(settled),
+        "highest": max(settled),
+        "epochs": len(settled),
+        "first_epoch": rates[0],
+        "rule": "training epochs without validation, median, the first epoch left out",
+    }
 
 
 def wait_for_device(device: torch.device) -> None:

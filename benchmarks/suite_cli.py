@@ -1,0 +1,302 @@
+"""From a command's arguments to data, network and trainer: LightningCLI on a recipe."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
+from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
+from benchmarks.published import Published
+from benchmarks.recipe import Recipe, RecipeError, find_recipe, flatten, identity, is_hardware, load_recipe
+from benchmarks.runs import Run, RunError, runs_root
+from benchmarks.throughput import Throughput
+from datamodules.base import ImageDataModule
+from models.classifier import Classifier
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI that parses a recipe at once and builds data, network and trainer only when asked to.
+
+    Adds `published`, `--runs`, `--again` and `--ckpt_path`, and links the number of classes and the seed.
+    """
+
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self.command = command
+        self.resumed = False
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advice on other products
+        super().__init__(
+            model_class=Classifier,
+            datamodule_class=ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=False,
+            trainer_defaults={
+                "logger": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            parser_kwargs={
+                "prog": f"python -m benchmarks {command}",
+                "description": COMMANDS[command],
+                "exit_on_error": False,
+                "allow_abbrev": False,  # --trainer.max_epoch is a mistake, not max_epochs
+            },
+            args=arguments,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what recipes and runs have beyond Lightning's own arguments."""
+        parser.add_argument("--published", type=Published | None, default=None, help="what the recipe's source claims")
+        parser.add_argument("--runs", type=str | None, default=None, help="folder of all runs; default: runs")
+        if self.command == "fit":
+            parser.add_argument(
+                "--again", action="store_true", help="train anew although the run exists; the old one is kept aside"
+            )
+        else:
+            parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint; default: the run's own")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=data_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the names of recipes allowed where `--config` wants a file."""
+        arguments = name_files(list(args))  # type: ignore[arg-type]
+        check_arguments(self.command, arguments)
+        self.config = parser.parse_args(arguments)
+
+    def _set_seed(self) -> None:
+        """Seeding waits for `build`: parsing must not change the state of a process that only asks."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: see `build`."""
+
+    def callbacks(self) -> list[pl.Callback]:
+        """What watches a training run."""
+        return [
+            EpochSeed(self.seed),
+            DivergenceGuard(self.run.checkpoint),
+            Throughput(),
+            RunProgress(f"{self.recipe.name} seed {self.seed}"),
+            EpochTable(self.run.metrics),
+            last_epoch(self.run.checkpoint),
+        ]
+
+    def build(self, callbacks: list[pl.Callback]) -> None:
+        """Seed, then make `datamodule`, `model` and `trainer`, and try the network on one black image.
+
+        Raises:
+            RecipeError: the network or the dataset refuses its settings, or they do not fit each other.
+        """
+        pl.seed_everything(self.seed, workers=True, verbose=False)
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+            try_network(self.config_init["model"], self.config_init["data"])
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        self.datamodule = self.config_init["data"]
+        self.model = self.config_init["model"].to(memory_format=torch.channels_last)
+        settings = dict(self.config_init["trainer"])
+        if settings["enable_progress_bar"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
+        settings["callbacks"] = [*as_list(settings["callbacks"]), *callbacks]
+        settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
+        self.trainer = pl.Trainer(**settings)
+        check_tasks(self.trainer.world_size)
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed, which every run must be given.
+
+        Raises:
+            RunError: there is none.
+        """
+        seed = self.config.get("seed_everything")
+        if seed is None or isinstance(seed, bool):
+            raise RunError(
+                f"--seed_everything (={seed}) must be a number: a run is known by its recipe and its seed. "
+                "Add --seed_everything 0."
+            )
+        if seed < 0:
+            raise RunError(f"--seed_everything (={seed}) must not be negative: use 0, 1, 2, ...")
+        return seed
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that the first `--config` names.
+
+        Raises:
+            RecipeError: it is not whole, or sets what is linked.
+        """
+        recipe = load_recipe(Path(str(self.config["config"][0])))
+        for key, why in LINKED.items():
+            if key in recipe.settings:
+                raise RecipeError(f"{recipe.path} sets {key} (={recipe.settings[key]}), but {why}: remove the line.")
+        return recipe
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """Every setting of model, data and trainer, flat, defaults and overrides included."""
+        return self._resolve(self.config)
+
+    @cached_property
+    def overrides(self) -> dict[str, Any]:
+        """Settings, other than hardware, in which this run differs from its recipe as it stands."""
+        as_it_stands = self._resolve(self.parser.parse_args(["--config", str(self.recipe.path)]))
+        missing = object()
+        return {
+            key: self.resolved.get(key)
+            for key in sorted({*as_it_stands, *self.resolved})
+            if self.resolved.get(key, missing) != as_it_stands.get(key, missing) and not is_hardware(key)
+        }
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the recipe writes down, with the overrides: what the run's identity is made of."""
+        changed = {**self.recipe.settings, **self.overrides}
+        return {key: value for key, value in changed.items() if key in self.resolved or key in self.recipe.settings}
+
+    @cached_property
+    def run(self) -> Run:
+        """The folder of this recipe, these settings and this seed."""
+        return Run.of(runs_root(self.config.get("runs")), self.recipe.name, identity(self.settings), self.seed)
+
+    def _resolve(self, config: Any) -> dict[str, Any]:
+        nested = yaml.safe_load(self.parser.dump(config, skip_link_targets=True, skip_none=False, format="yaml"))
+        return flatten({part: nested[part] for part in ("model", "data", "trainer")})
+
+    def recipe_text(self) -> str:
+        """Every setting of the run as YAML that `--config` reads."""
+        return self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
+
+
+COMMANDS = {
+    "fit": "Train a recipe, evaluate its last epoch under each protocol its claims name, write the result.",
+    "validate": "Evaluate a run's checkpoint on the validation images.",
+    "test": "Evaluate a run's checkpoint on the test images under each protocol the recipe's claims name.",
+}
+
+
+def try_network(network: Classifier, data: ImageDataModule) -> None:
+    """One black image through the network, which comes back as it was.
+
+    Raises:
+        ValueError: the network does not take images of this size, or does not tell as many classes.
+    """
+    image = torch.zeros(1, len(data.mean), data.image_size, data.image_size)
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval()(image)
+    except RuntimeError as error:  # torch's own complaint about shapes
+        raise ValueError(f"the network does not take images of shape {list(image.shape[1:])}: {error}") from None
+    finally:
+        network.train(training)
+    if logits.shape != (1, data.num_classes):
+        raise ValueError(
+            f"the network gives {list(logits.shape[1:])} scores, the dataset has {data.num_classes} classes."
+        )
+
+
+def data_seed(seed: bool | int) -> int:
+    """The seed of order and augmentation: the run's own, or 0 where a command needs none."""
+    return 0 if isinstance(seed, bool) else seed
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one thing or a list of things, as a list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def slurm_plugins() -> list[Any]:
+    """In a SLURM job, Lightning's SLURM environment without its own requeueing, whose handler can deadlock."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def check_tasks(world_size: int) -> None:
+    """Every task that srun started must be a rank of this run.
+
+    Raises:
+        RunError: they would train independently of each other, each believing itself rank 0.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS") or 1)
+    if SLURMEnvironment.detect() and tasks != world_size:
+        raise RunError(
+            f"SLURM has {tasks} tasks, the trainer {world_size} ranks; they must be equal: start with srun, give "
+            "--trainer.devices the tasks per node and --trainer.num_nodes the nodes, as slurm/train.sbatch does."
+        )
+
+
+LINKED = {
+    "model.num_classes": "it comes from the dataset",
+    "model.init_args.num_classes": "it comes from the dataset",
+    "data.seed": "it comes from --seed_everything",
+    "data.init_args.seed": "it comes from --seed_everything",
+}
+
+
+def check_arguments(command: str, arguments: list[str]) -> None:
+    """A recipe must be given, and what is linked must not be.
+
+    Raises:
+        RecipeError: as said; without this, a linked value given by hand would be replaced silently.
+    """
+    flags = [argument.partition("=")[0] for argument in arguments]
+    if not {"--config", "-c", "--help", "-h", "--model.help", "--data.help", "--trainer.help"} & set(flags):
+        raise RecipeError(
+            f"{command} needs a recipe: --config benchmarks/recipes/mnist/lenet5.yaml, for example. "
+            "`python -m benchmarks list` shows them all."
+        )
+    for key, why in LINKED.items():
+        if f"--{key}" in flags:
+            raise RecipeError(f"--{key} cannot be given: {why}. Leave it out.")
+
+
+def name_files(arguments: list[str]) -> list[str]:
+    """The arguments with each recipe's name after `--config` or `-c` turned into its file.
+
+    Raises:
+        RecipeError: there is no such file and no such recipe.
+    """
+    found = list(arguments)
+    for index, argument in enumerate(found):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if equals:
+            found[index] = f"{flag}={find_recipe(value)}"
+        elif index + 1 < len(found):
+            found[index + 1] = str(find_recipe(found[index + 1]))
+    return found
+
+
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Without Lightning's advice that does not fit this suite."""
+    with warnings.catch_warnings():
+        # Lightning asks torch in a way that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+        # The loaders decode in threads or index arrays; more DataLoader workers would not help.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Small datasets have few steps an epoch; nothing is logged per step.
+        warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+        # A resumed run finds its own checkpoint there.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        yield
