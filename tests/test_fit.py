@@ -1,0 +1,272 @@
+"""A run from command to result: trained, counted, recorded; resumed to the same bits; and what bad input gets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+
+from benchmarks import callbacks, results
+from benchmarks.recipe import find_recipe
+from models.classifier import Classifier
+
+Bench = Callable[..., tuple[int, str, str]]
+
+SHORT = ("--seed_everything", "0", "--data.loader", "torch", "--trainer.max_epochs", "3")
+
+
+def run_folder(root: Path, recipe: str = "digits/mlp", seed: int = 0) -> Path:
+    found = list(root.glob(f"{recipe}/*/seed-{seed}"))
+    assert len(found) == 1
+    return found[0]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(file)]
+
+
+def test_fit_records_a_result_and_skips_the_second_time(bench: Bench, tmp_path: Path) -> None:
+    status, out, _ = bench("fit", "--config", "digits/mlp", *SHORT)
+    assert status == 0, out
+    folder = run_folder(tmp_path / "runs")
+    result = results.read_result(folder / "result.json")
+    assert result.errors["1crop"]["count"] == 360  # 360 is no multiple of the evaluation batch of 500
+    assert result.errors["1crop"]["top1_error"] == 100 * result.errors["1crop"]["wrong1"] / 360
+    assert result.overrides == {"trainer.max_epochs": 3}
+    assert (result.recipe, result.seed, result.parameters) == ("digits/mlp", 0, 4810)
+    assert result.dataset["train"]["count"] == 1437
+    assert result.throughput["images_per_s"] > 0
+    assert 0 < result.seconds["train"] < result.seconds["total"]
+    assert result.training["epochs"] == 3
+    assert result.training["steps"] == 3 * (1437 // 32)
+    assert [row["epoch"] for row in rows(folder)] == ["0", "1", "2"]
+    assert "epoch 3/3" in (folder / "log.txt").read_text()
+    assert not [key for key in result.resolved if key.endswith((".root", ".cache"))]
+
+    written = (folder / "result.json").stat().st_mtime_ns
+    status, out, _ = bench("fit", "--config", "digits/mlp", *SHORT)
+    assert status == 0
+    assert "finished" in out
+    assert "--again" in out
+    assert (folder / "result.json").stat().st_mtime_ns == written
+
+
+def test_again_trains_anew_and_keeps_the_old_run(bench: Bench, tmp_path: Path) -> None:
+    short = (*SHORT[:-1], "1")
+    assert bench("fit", "--config", "digits/linear", *short)[0] == 0
+    first = weights(run_folder(tmp_path / "runs", "digits/linear"))
+    assert bench("fit", "--config", "digits/linear", *short, "--again")[0] == 0
+    second = weights(run_folder(tmp_path / "runs", "digits/linear"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    kept = list((tmp_path / "runs").glob("digits/linear/*/seed-0.replaced-*/result.json"))
+    assert len(kept) == 1
+    found, faults = results.load_results([tmp_path / "runs"])
+    assert len(found) == 1
+    assert faults == []
+
+
+def test_last_validation_equals_the_counted_evaluation(bench: Bench, tmp_path: Path) -> None:
+    assert bench("fit", "--config", "digits/mlp", *SHORT)[0] == 0
+    folder = run_folder(tmp_path / "runs")
+    counted = results.read_result(folder / "result.json").errors["1crop"]["top1_error"]
+    assert float(rows(folder)[-1]["val/top1_error"]) == pytest.approx(counted, abs=1e-3)
+    status, out, _ = bench("test", "--config", "digits/mlp", *SHORT)
+    assert status == 0
+    assert f"top-1 error {counted:.2f} %" in out
+    assert "of 360 wrong" in out
+    status, out, _ = bench("validate", "--config", "digits/mlp", *SHORT)
+    assert status == 0
+    assert "val/top1_error" in out
+
+
+def test_interrupted_run_ends_with_the_same_bits(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("fit", "--config", "digits/mlp", *SHORT, "--model.dropout", "0.3")
+    assert bench(*command, "--runs", str(tmp_path / "whole"))[0] == 0
+
+    def killed(self: Any, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.global_step > 60:  # in the middle of the second epoch
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(callbacks.EpochSeed, "on_train_batch_start", killed, raising=False)
+        with pytest.raises(RuntimeError, match="killed"):
+            bench(*command, "--runs", str(tmp_path / "cut"))
+    cut = run_folder(tmp_path / "cut")
+    assert [row["epoch"] for row in rows(cut)] == ["0"]
+    assert not (cut / "result.json").exists()
+
+    assert bench(*command, "--runs", str(tmp_path / "cut"))[0] == 0
+    whole = run_folder(tmp_path / "whole")
+    assert rows(cut) == rows(whole)
+    ours, theirs = weights(cut), weights(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    errors = [results.read_result(folder / "result.json").errors for folder in (cut, whole)]
+    assert errors[0] == errors[1]
+
+
+def test_run_stopped_before_its_result_only_evaluates_again(bench: Bench, tmp_path: Path) -> None:
+    assert bench("fit", "--config", "digits/mlp", *SHORT)[0] == 0
+    folder = run_folder(tmp_path / "runs")
+    first = results.read_result(folder / "result.json")
+    (folder / "result.json").unlink()
+    assert bench("fit", "--config", "digits/mlp", *SHORT)[0] == 0
+    second = results.read_result(folder / "result.json")
+    assert second.errors == first.errors
+    assert second.training == first.training
+    assert second.throughput == first.throughput
+    assert "setup" not in second.seconds
+    assert second.seconds["train"] == first.seconds["train"]
+
+
+def test_seed_changes_the_weights(bench: Bench, tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        assert bench("fit", "--config", "digits/mlp", "--seed_everything", seed, *SHORT[2:-1], "1")[0] == 0
+    first, second = (weights(run_folder(tmp_path / "runs", seed=seed)) for seed in (0, 1))
+    assert not torch.equal(first["fc.weight"], second["fc.weight"])
+
+
+def test_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(10_000))
+    honest = Classifier.loss
+
+    def spoilt(self: Classifier, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = honest(self, logits, labels)
+        return loss * float("nan") if self.training and next(calls) >= 50 else loss
+
+    monkeypatch.setattr(Classifier, "loss", spoilt)
+    status, _, err = bench("fit", "--config", "digits/mlp", *SHORT)
+    assert status == 1
+    assert "not finite at step 51 (epoch 1)" in err  # 44 steps make an epoch
+    assert "last good checkpoint" in err
+    assert "Lower the learning rate" in err
+    folder = run_folder(tmp_path / "runs")
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in weights(folder).values())
+    assert not (folder / "result.json").exists()
+
+
+def test_absurd_learning_rate_is_stopped(bench: Bench) -> None:
+    status, _, err = bench("fit", "--config", "digits/mlp", *SHORT, "--model.optimizer.lr", "1e30")
+    assert status == 1
+    assert "not finite" in err
+    assert "Traceback" not in err
+
+
+def recipe_with(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    content = yaml.safe_load(find_recipe("digits/mlp").read_text())
+    change(content)
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_misspelt_key_in_a_recipe_is_refused(bench: Bench, tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, lambda content: content["model"]["init_args"].update(droput=0.5))
+    status, _, err = bench("fit", "--config", path, *SHORT)
+    assert status == 2
+    assert "droput" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_misspelt_part_of_a_recipe_is_refused(bench: Bench, tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, lambda content: content.update(trainr={}))
+    status, _, err = bench("fit", "--config", path, *SHORT)
+    assert status == 2
+    assert "trainr" in err
+
+
+def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, lambda content: content["model"]["init_args"].update(num_classes=7))
+    status, _, err = bench("fit", "--config", path, *SHORT)
+    assert status == 2
+    assert "num_classes" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--config", "digits/mpl", *SHORT), ("recipe (=digits/mpl)", "did you mean", "digits/mlp")),
+        (("--config", "digits/mlp"), ("--seed_everything", "must be a number", "Add --seed_everything 0")),
+        (("--config", "digits/mlp", "--seed_everything", "-1"), ("must not be negative",)),
+        (SHORT, ("needs a recipe", "python -m benchmarks list")),
+        (("--config", "digits/mlp", *SHORT, "--data.num_classes", "11"), ("num_classes (=11)", "10 classes")),
+        (
+            ("--config", "mnist/linear", *SHORT, "--data.root", "/nowhere/at/all"),
+            ("/nowhere/at/all", "ILSVRC_BENCH_DATA"),
+        ),
+        (("--config", "digits/mlp", *SHORT, "--data.batch_size", "2000"), ("batch_size (=2000", "1437", "lower")),
+        (("--config", "digits/mlp", *SHORT, "--trainer.max_epoch", "2"), ("max_epoch",)),
+        (("--config", "digits/lenet5", *SHORT, "--data.image_size", "16"), ("needs 32 x 32 pixels, got 16 x 16",)),
+        (("--config", "digits/mlp", *SHORT, "--runs", "/proc/nothing"), ("cannot be written", "--runs")),
+    ],
+)
+def test_bad_input_gets_one_message_with_the_remedy(
+    bench: Bench, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    status, _, err = bench("fit", *arguments)
+    assert status == 2, err
+    assert err.count("error:") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_checkpoint_that_is_not_there(bench: Bench) -> None:
+    status, _, err = bench("test", "--config", "digits/mlp", "--seed_everything", "7")
+    assert status == 2
+    assert "train it first" in err
+
+
+def test_second_process_on_the_same_run_is_refused(bench: Bench, tmp_path: Path) -> None:
+    assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")[0] == 0
+    folder = run_folder(tmp_path / "runs", "digits/linear")
+    (folder / "result.json").unlink()
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        status, _, err = bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")
+    assert status == 2
+    assert "another process is training" in err
+
+
+def test_resolved_settings_can_be_printed(bench: Bench) -> None:
+    status, out, _ = bench("fit", "--config", "digits/mlp", "--print_config")
+    assert status == 0
+    assert yaml.safe_load(out)["model"]["init_args"]["hidden"] == [64]
+
+
+def test_two_ranks_train_the_same_network_and_count_every_image_once(tmp_path: Path) -> None:
+    """DDP with gloo on this machine's CPU: same global batches, same weights to float tolerance, exact counts."""
+    found = []
+    for devices in (1, 2):
+        runs = tmp_path / f"runs{devices}"
+        command = [sys.executable, "-m", "benchmarks", "fit", "--config", "digits/mlp", *SHORT, "--runs", str(runs)]
+        command += ["--trainer.accelerator", "cpu", "--trainer.devices", str(devices), "--trainer.strategy", "ddp"]
+        command += ["--data.eval_batch_size", "77"]  # 360 images: 4 full batches and a part of 52, or 2 and 26 a rank
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(run_folder(runs))
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in found)
+    assert one["identity"] == two["identity"]
+    assert two["hardware"]["devices"] == 2
+    assert two["errors"]["1crop"]["count"] == 360
+    assert abs(one["errors"]["1crop"]["wrong1"] - two["errors"]["1crop"]["wrong1"]) <= 1
+    ours, theirs = weights(found[0]), weights(found[1])
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,161 @@
+"""The table: means, intervals and ranks checked by hand or by scipy; the README's is the one the results give."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from benchmarks import leaderboard
+from benchmarks.leaderboard import BEGIN, COMMITTED, END, as_csv, as_json, as_markdown, as_table, build_rows, gather
+from benchmarks.recipe import Recipe, all_recipes, find_recipe, load_recipe
+from benchmarks.results import Result, write_result
+from tests.test_results import make
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def lenet() -> Recipe:
+    return load_recipe(find_recipe("mnist/lenet5"))
+
+
+def runs(recipe: str, errors: Sequence[float], identity: str | None = None, **changes: object) -> list[Result]:
+    """One result per error, in percent of 10 000 images."""
+    identity = identity or load_recipe(find_recipe(recipe)).identity
+    return [
+        make(
+            recipe=recipe,
+            identity=identity,
+            seed=seed,
+            errors={
+                "1crop": {"top1_error": e, "top5_error": 0.0, "wrong1": round(100 * e), "wrong5": 0, "count": 10_000}
+            },
+            **changes,
+        )
+        for seed, e in enumerate(errors)
+    ]
+
+
+def test_mean_spread_and_interval() -> None:
+    errors = [0.9, 1.0, 1.1, 0.8, 0.95]
+    (row,) = build_rows(runs("mnist/lenet5", errors), all_recipes())
+    assert row.error == pytest.approx(0.95)
+    assert row.spread == pytest.approx(0.111803, abs=1e-6)
+    low, high = stats.t.interval(0.95, 4, loc=0.95, scale=stats.sem(errors))
+    assert row.interval == pytest.approx((high - low) / 2)
+    assert (row.seeds, row.published, row.verdict, row.rank) == ([0, 1, 2, 3, 4], 0.95, "reproduced", 1)
+
+
+def test_one_seed_has_no_interval_and_no_rank() -> None:
+    (row,) = build_rows(runs("mnist/lenet5", [0.5]), all_recipes())
+    assert (row.interval, row.spread, row.rank) == (None, None, None)
+    assert row.verdict == "better than published"
+
+
+def test_ranks_do_not_go_below_the_noise() -> None:
+    found = [
+        *runs("mnist/lenet5", [1.0, 1.1, 0.9]),
+        *runs("mnist/mlp", [1.05, 1.15, 0.95]),  # not to be told apart from the first
+        *runs("mnist/linear", [8.0, 8.1, 7.9]),
+    ]
+    ranks = {row.recipe: row.rank for row in build_rows(found, all_recipes())}
+    assert ranks == {"mnist/lenet5": 1, "mnist/mlp": 1, "mnist/linear": 3}
+
+
+def test_datasets_are_not_ranked_against_each_other() -> None:
+    found = [*runs("mnist/linear", [8.0, 8.1]), *runs("digits/linear", [9.0, 9.1])]
+    assert {row.rank for row in build_rows(found, all_recipes())} == {1}
+
+
+def test_identical_seeds_can_still_be_ranked() -> None:
+    found = [*runs("mnist/lenet5", [1.0, 1.0]), *runs("mnist/mlp", [2.0, 2.0]), *runs("mnist/linear", [8.0, 8.1])]
+    ranks = {row.recipe: row.rank for row in build_rows(found, all_recipes())}
+    assert ranks == {"mnist/lenet5": 1, "mnist/mlp": 2, "mnist/linear": 3}
+
+
+def test_changed_settings_are_shown_but_neither_judged_nor_ranked() -> None:
+    changed = runs("mnist/lenet5", [0.1, 0.2], identity="another", overrides={"trainer.max_epochs": 2})
+    rows = build_rows([*changed, *runs("mnist/lenet5", [0.9, 1.0])], all_recipes())
+    assert [row.changed for row in rows] == ["", "max_epochs=2"]
+    assert (rows[1].rank, rows[1].verdict, rows[1].published) == (None, "changed recipe", None)
+    assert "mnist/lenet5 (max_epochs=2)" in as_table(rows)
+
+
+def test_result_of_an_older_recipe_says_so() -> None:
+    (row,) = build_rows(runs("mnist/lenet5", [0.9], identity="older"), all_recipes())
+    assert row.changed == "recipe has changed since"
+    (row,) = build_rows([make(recipe="custom/mine")], all_recipes())
+    assert row.changed == "recipe is not here"
+
+
+def test_formats_hold_the_same_rows() -> None:
+    rows = build_rows(runs("mnist/lenet5", [0.9, 1.0]), all_recipes())
+    assert json.loads(as_json(rows))[0]["error"] == pytest.approx(0.95)
+    assert next(csv.DictReader(io.StringIO(as_csv(rows))))["recipe"] == "mnist/lenet5"
+    assert "| mnist/lenet5 " in as_markdown(rows)
+    assert "0.95 ± 0.64" in as_table(rows)  # t(1, 97.5 %) = 12.706; 12.706 * 0.0707 / sqrt(2) = 0.635
+
+
+def test_no_results_yet() -> None:
+    assert "demo" in as_table([])
+    assert as_markdown([]) == "No results yet."
+
+
+def test_command_filters_and_names_broken_files(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    for result in [*runs("mnist/lenet5", [0.9, 1.0]), *runs("digits/linear", [9.0])]:
+        folder = tmp_path / "runs" / result.recipe / result.identity / f"seed-{result.seed}"
+        folder.mkdir(parents=True)
+        write_result(folder / "result.json", result)
+    (folder / "result.json").write_text("{")
+    status, out, err = bench("leaderboard", "--dataset", "mnist", "--format", "json")
+    assert status == 0
+    assert {row["dataset"] for row in json.loads(out)} == {"mnist"}
+    assert "skipped" in err
+    assert str(folder) in err
+    status, out, _ = bench("leaderboard", "--protocol", "10crop")
+    assert "No results yet" in out
+
+
+def test_list_names_every_recipe(bench: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = bench("list")
+    assert status == 0
+    assert all(recipe.name in out for recipe in all_recipes())
+    assert "0.95 % top1, 1crop" in out
+
+
+def test_writing_needs_marks(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("no marks")
+    status, _, err = bench("leaderboard", "--write", str(path))
+    assert status == 2
+    assert "must hold each of these lines once" in err
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert bench("leaderboard", "--write", str(path))[0] == 0
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+
+
+def test_readme_table_is_fresh() -> None:
+    text = README.read_text()
+    table = text.split(BEGIN)[1].split(END)[0].strip()
+    assert table == as_markdown(gather([COMMITTED])), "run `make docs`"
+
+
+def test_mean_of_committed_lenet5_is_within_its_tolerance_of_the_paper() -> None:
+    (row,) = [row for row in gather([COMMITTED]) if row.recipe == "mnist/lenet5"]
+    assert len(row.seeds) >= 5
+    assert row.verdict in ("reproduced", "better than published")
+
+
+def test_proven_better_agrees_with_scipy() -> None:
+    ours, theirs = [1.0, 1.2, 1.1, 0.9], [1.4, 1.3, 1.6, 1.5]
+    p = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
+    assert leaderboard.proven_better(ours, theirs) is bool(p < 0.05)
+    assert not leaderboard.proven_better(theirs, ours)

@@ -1,0 +1,150 @@
+"""Every recipe is whole: it parses, builds, counts, trains. Its identity moves when, and only when, it must."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+from benchmarks import recipe as recipes
+from benchmarks.fit import count_parameters, protocols_of
+from benchmarks.protocols import PROTOCOLS
+from benchmarks.recipe import Recipe, RecipeError, find_recipe, flatten, identity, load_recipe, recipe_paths
+from benchmarks.suite_cli import SuiteCLI, quiet_warnings
+
+PATHS = recipe_paths()
+
+
+def test_there_are_recipes() -> None:
+    names = {recipes.recipe_name(path) for path in PATHS}
+    assert {"mnist/lenet5", "mnist/mlp", "mnist/linear", "digits/linear", "digits/vgg", "digits/resnet"} <= names
+
+
+@pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
+def test_recipe_builds_counts_and_takes_two_steps(path: Path) -> None:
+    cli = SuiteCLI("fit", ["--config", str(path), "--seed_everything", "0"])
+    assert not cli.overrides
+    with quiet_warnings():
+        cli.build([])
+    assert count_parameters(cli.model) == cli.recipe.published.parameters
+    size, channels = cli.datamodule.image_size, len(cli.datamodule.mean)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, size, size, channels), dtype=torch.uint8, generator=generator)
+    batch = cli.datamodule.normalise(pixels), torch.arange(8) % cli.datamodule.num_classes
+    before = {name: value.clone() for name, value in cli.model.state_dict().items()}
+    trainer = pl.Trainer(
+        max_steps=2,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    with quiet_warnings():
+        batches = DataLoader([batch, batch], batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(cli.model, train_dataloaders=batches, val_dataloaders=batches)
+    assert trainer.global_step == 2
+    changed = [name for name, value in cli.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed
+    assert all(torch.isfinite(value.float()).all() for value in cli.model.state_dict().values())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
+def test_recipe_says_what_a_reader_needs(path: Path) -> None:
+    text, recipe = path.read_text(), load_recipe(path)
+    head = text.split("\npublished:")[0]
+    for word in ("Paper", "Command", "Cost", "Expect"):
+        assert re.search(rf"^# {word} ", head, re.MULTILINE), f"the opening comment must say {word}"
+    assert f"--config {recipe.name}" in head
+    protocols = [claim.protocol for claim in recipe.published.claims]
+    assert set(protocols) <= set(PROTOCOLS)
+    assert protocols_of(recipe.published)
+    assert all(claim.tolerance > 0 and claim.tolerance_reason and claim.where for claim in recipe.published.claims)
+    assert recipe.published.claims == [] or recipe.published.departures
+
+
+@pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
+def test_no_number_is_read_as_text(path: Path) -> None:
+    """YAML reads 5e-4 as a string, 5.0e-4 as a number."""
+    values = flatten(yaml.safe_load(path.read_text())).values()
+    assert values
+    assert not [value for value in values if isinstance(value, str) and re.fullmatch(r"[-+\d.]+e[-+]?\d+", value)]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
+def test_no_hardware_in_a_recipe(path: Path) -> None:
+    assert [key for key in load_recipe(path).settings if recipes.is_hardware(key)] == []
+
+
+def lenet() -> Recipe:
+    return load_recipe(find_recipe("mnist/lenet5"))
+
+
+def test_identity_is_pinned() -> None:
+    """Run folders and committed results carry it: a change here makes every finished run a new one."""
+    assert identity({"trainer.max_epochs": 1, "data.init_args.batch_size": 128}) == "18d838d0fba4"
+
+
+def test_identity_ignores_hardware_and_order() -> None:
+    settings = lenet().settings
+    hardware = {"trainer.devices": 8, "trainer.logger.init_args.project": "x", "data.init_args.loader": "torch"}
+    assert identity(settings | hardware) == identity(dict(reversed(settings.items())))
+
+
+@pytest.mark.parametrize("change", [{"trainer.max_epochs": 21}, {"model.init_args.optimizer.init_args.lr": 0.06}])
+def test_identity_moves_with_settings(change: dict[str, object]) -> None:
+    assert identity(lenet().settings | change) != lenet().identity
+
+
+def test_override_equal_to_the_recipe_changes_nothing() -> None:
+    config = ["--config", str(find_recipe("mnist/lenet5")), "--seed_everything", "0"]
+    same = SuiteCLI("fit", [*config, "--trainer.max_epochs", "20", "--data.loader", "torch", "--trainer.devices", "1"])
+    other = SuiteCLI("fit", [*config, "--trainer.max_epochs", "2"])
+    assert identity(same.settings) == lenet().identity
+    assert same.overrides == {}
+    assert other.overrides == {"trainer.max_epochs": 2}
+    assert identity(other.settings) != lenet().identity
+
+
+def test_run_folder_is_the_recipe_again(tmp_path: Path) -> None:
+    """The resolved recipe that a run keeps parses, and gives the same run."""
+    config = ["--config", str(find_recipe("digits/mlp")), "--seed_everything", "3", "--trainer.max_epochs", "2"]
+    first = SuiteCLI("fit", config)
+    kept = tmp_path / "recipe.yaml"
+    kept.write_text(first.recipe_text())
+    second = SuiteCLI("fit", ["--config", str(kept)])
+    assert second.resolved == first.resolved
+    assert second.seed == 3
+
+
+def test_unknown_recipe_names_the_closest() -> None:
+    with pytest.raises(RecipeError, match="did you mean mnist/lenet5"):
+        find_recipe("mnist/lenet")
+
+
+def test_broken_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("published: [\n")
+    with pytest.raises(RecipeError, match=r"broken\.yaml cannot be read as YAML"):
+        load_recipe(path)
+
+
+def test_recipe_without_claims_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.yaml"
+    path.write_text("model: {}\ndata: {}\n")
+    with pytest.raises(RecipeError, match="four parts published, model, data and trainer"):
+        load_recipe(path)
+
+
+def test_misspelt_claim_is_refused(tmp_path: Path) -> None:
+    content = yaml.safe_load(find_recipe("mnist/lenet5").read_text())
+    content["published"]["claims"][0]["tolerence"] = 1
+    path = tmp_path / "typo.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match="tolerence"):
+        load_recipe(path)
