@@ -47,6 +47,8 @@ class Classifier(pl.LightningModule):
             raise ValueError(
                 f"num_classes (={num_classes}) must be at least 2: use a dataset with two classes or more."
             )
+        check_choice("loss", loss, ("cross_entropy", "mse"))
+        check_choice("lr_interval", lr_interval, ("epoch", "step"))
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing (={label_smoothing}) must lie in [0, 1): use 0 for none.")
         if label_smoothing and loss == "mse":
@@ -111,6 +113,16 @@ class Classifier(pl.LightningModule):
         if spared:
             groups.append({"params": [p for p in self.parameters() if p in spared], "weight_decay": 0.0})
         return groups
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a switch that is in no position. Types do so on the command line; this is for Python.
+
+    Raises:
+        ValueError: `value` is not one of `allowed`.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} (={value}) must be one of {', '.join(allowed)}.")
 
 
 def undecayed(network: nn.Module, norm: bool, bias: bool) -> set[nn.Parameter]:
@@ -186,4 +198,5 @@ def rank_of_label(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, label)
     ahead = ~(logits <= own)
     ahead |= (logits == own) & (torch.arange(logits.shape[1], device=logits.device) < label)
-    return ahead.sum(1).masked_fill(labels == IGNORED_LABEL, logits.shape[1] + 5)
+    nowhere = (labels == IGNORED_LABEL) | own.isnan().squeeze(1)
+    return ahead.sum(1).masked_fill(nowhere, logits.shape[1] + 5)  # beyond fifth place, also of fewer than 5 classes

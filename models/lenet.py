@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import Classifier
+from models.classifier import Classifier, check_choice
 
 # Table I: the S2 maps that each of the 16 C3 maps looks at.
 C3_TABLE = (
@@ -50,6 +50,10 @@ class LeNet5(Classifier):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_choice("c3", c3, ("table", "full"))
+        check_choice("subsampling", subsampling, ("trainable", "average", "max"))
+        check_choice("activation", activation, ("scaled_tanh", "tanh", "relu"))
+        check_choice("norm", norm, ("none", "batch"))
         self.c1 = nn.Conv2d(1, 6, 5)
         self.s2 = subsample(subsampling, 6)
         self.c3 = nn.Conv2d(6, 16, 5) if c3 == "full" else TableConv2d(C3_TABLE, 5)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from models.classifier import Classifier
+from models.classifier import Classifier, check_choice
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -43,6 +43,8 @@ class MLP(Classifier):
             raise ValueError(
                 f"hidden (={hidden}) must name one layer or more of at least 1 unit; models.linear has none."
             )
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_choice("norm", norm, ("none", "batch"))
         widths = [math.prod(image_shape), *hidden]
         layers: list[nn.Module] = []
         for fan_in, units in itertools.pairwise(widths):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import Classifier
+from models.classifier import Classifier, check_choice
 
 
 class ResNet(Classifier):
@@ -48,6 +48,11 @@ class ResNet(Classifier):
         super().__init__(num_classes=num_classes, **classifier)
         if len(depths) != len(widths) or not 1 <= len(depths) <= 4:
             raise ValueError(f"depths (={depths}) and widths (={widths}) must name the same stages, 1 to 4 of them.")
+        if min(depths) < 1:
+            raise ValueError(f"depths (={depths}) must be at least 1 block in every stage.")
+        check_choice("stem", stem, ("cifar", "imagenet"))
+        check_choice("shortcut", shortcut, ("A", "B"))
+        check_choice("norm", norm, ("none", "batch"))
         if stem == "cifar":
             self.conv1 = convolution(in_channels, widths[0], 3, 1, norm)
             self.maxpool: nn.Module = nn.Identity()

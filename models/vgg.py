@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from models.classifier import Classifier
+from models.classifier import Classifier, check_choice
 
 
 class VGG(Classifier):
@@ -43,6 +43,7 @@ class VGG(Classifier):
             raise ValueError(
                 f"stages (={stages}) must hold one stage or more, each with a width or more: [[64], [128]]."
             )
+        check_choice("norm", norm, ("none", "batch"))
         self.smallest = 2 ** len(stages)
         self.features = convolutions(stages, in_channels, norm == "batch")
         self.avgpool = nn.AdaptiveAvgPool2d(pooled_size)
