@@ -60,9 +60,14 @@ def train(cli: SuiteCLI, protocols: list[str], started: float) -> None:
         run.resolved_recipe.write_text(cli.recipe_text(), encoding="utf-8")
         loader, why = cli.datamodule.chosen_loader
         log.info("%s: loader %s (%s), %s", run.folder, loader, why, "resumed" if cli.resumed else "new")
-    with quiet_warnings():
-        checkpoint = str(run.checkpoint) if cli.resumed else None
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with quiet_warnings():
+            checkpoint = str(run.checkpoint) if cli.resumed else None
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if cli.trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     before = time.perf_counter()
     errors = evaluate(cli, protocols)
     if cli.trainer.is_global_zero:

@@ -295,6 +295,8 @@ def quiet_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
         # The loaders decode in threads or index arrays; more DataLoader workers would not help.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Errors are summed over ranks before they are logged.
+        warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
         # Small datasets have few steps an epoch; nothing is logged per step.
         warnings.filterwarnings("ignore", message=".*The number of training batches.*")
         # A resumed run finds its own checkpoint there.

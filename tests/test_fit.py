@@ -120,6 +120,17 @@ def test_interrupted_run_ends_with_the_same_bits(bench: Bench, tmp_path: Path, m
     assert errors[0] == errors[1]
 
 
+def test_interrupt_from_the_keyboard_says_how_to_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Any, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.EpochSeed, "on_train_batch_start", interrupt, raising=False)
+    status, _, err = bench("fit", "--config", "digits/mlp", *SHORT)
+    assert status == 130
+    assert "the same command goes on from the last finished epoch" in err
+
+
 def test_run_stopped_before_its_result_only_evaluates_again(bench: Bench, tmp_path: Path) -> None:
     assert bench("fit", "--config", "digits/mlp", *SHORT)[0] == 0
     folder = run_folder(tmp_path / "runs")
