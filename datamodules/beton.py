@@ -303,14 +303,28 @@ def open_beton(path: Path, full: bool = False) -> Manifest:
 
 
 def _check_index(path: Path, manifest: Manifest, remedy: str) -> None:
-    """Header, version and count are right, and every image lies inside the file."""
+    """Header, version and count are right, and every image lies inside the file, where its sample says."""
+    from ffcv.reader import Reader
     from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, HeaderType
 
+    outside = f"{path} has an index that points outside the file: it is damaged; {remedy}"
+    size = path.stat().st_size
+    if size < HeaderType.itemsize:
+        raise DataError(f"{path} has {size} bytes, less than a header: it is damaged; {remedy}")
     header = np.fromfile(path, HeaderType, count=1)[0]
     if header["version"] != CURRENT_VERSION:
         raise DataError(f"{path} has FFCV format {header['version']}, this FFCV reads {CURRENT_VERSION}: {remedy}")
     if header["num_samples"] != manifest.count:
         raise DataError(f"{path} holds {header['num_samples']} images, its manifest says {manifest.count}: {remedy}")
-    table = np.fromfile(path, ALLOC_TABLE_TYPE, offset=int(header["alloc_table_ptr"]))
-    if len(table) != manifest.count or (table["ptr"] + table["size"] > header["alloc_table_ptr"]).any():
-        raise DataError(f"{path} has an index that points outside the file: it is damaged; {remedy}")
+    end = int(header["alloc_table_ptr"])  # of the images; the table is the rest of the file
+    if end + manifest.count * ALLOC_TABLE_TYPE.itemsize != size:
+        raise DataError(outside)
+    try:
+        reader = Reader(str(path))
+        pointers, table = reader.metadata["f0"], reader.alloc_table
+    except Exception as error:  # whatever FFCV makes of descriptions that are none
+        raise DataError(f"{path} has fields that FFCV cannot read ({error!r}): it is damaged; {remedy}") from error
+    pointers = pointers["data_ptr"] if pointers.dtype.names else pointers
+    inside = (table["ptr"] <= end) & (table["size"] <= end) & (table["ptr"] + table["size"] <= end)
+    if not inside.all() or not np.array_equal(pointers, table["ptr"]):
+        raise DataError(outside)

@@ -82,7 +82,7 @@ class FFCVBatches(Batches):
 
     def __init__(self, reading: Reading, path: Path, size: int | None, workers: int) -> None:
         super().__init__(reading)
-        self.loader = compiled_loader(path, size, workers)
+        self.loader = compiled_loader(path, size, workers, path.stat().st_mtime_ns)
 
     def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         loader = copy(self.loader)
@@ -98,8 +98,11 @@ class FFCVBatches(Batches):
 
 
 @lru_cache(maxsize=32)
-def compiled_loader(path: Path, size: int | None, workers: int) -> Loader:
-    """FFCV's loader of `path`, compiled once a process: its pipeline does not depend on batch size, order or epoch."""
+def compiled_loader(path: Path, size: int | None, workers: int, written_ns: int) -> Loader:
+    """FFCV's loader of `path`, compiled once a process: its pipeline does not depend on batch size, order or epoch.
+
+    `written_ns`, the time at which the file was written, makes a file that was removed and made anew another one.
+    """
     decoder = BoxedArrayDecoder() if size is None else BoxedJpegDecoder(size)
     return Loader(
         str(path),
@@ -131,6 +134,8 @@ class BoxedEpoch(EpochIterator):
             self.output_queue.put(None)
 
     def run_pipeline(self, number: int, samples: NDArray[np.int64], slot: int, event: Any) -> Any:
+        if self.terminate_event.is_set():
+            raise StopIteration  # the end, to FFCV's `run`, which looks at this event only when its queue is full
         boxes = self.memory_allocations["operation"][self.decoder_id][1]
         boxes[slot, : len(samples)] = self.boxes(samples)
         return super().run_pipeline(number, samples, slot, event)
@@ -159,7 +164,7 @@ class BoxedEpoch(EpochIterator):
     def close(self) -> None:
         super().close()
         self.closed = True
-        while not self.output_queue.empty():  # a full queue would keep the thread waiting until its next time-out
+        while not self.output_queue.empty():  # room for the batch in work and the end; its thread waits for it for ever
             self.output_queue.get_nowait()
 
 

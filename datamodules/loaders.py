@@ -140,7 +140,8 @@ class FileBatches(Batches):
 
     def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         keyed = [[(self.epoch, int(sample)) for sample in samples] for samples in batches]
-        yield from DataLoader(self.cropped, batch_sampler=keyed, num_workers=self.workers)
+        # A generator of its own: DataLoader draws a number, unused here, which would change a network's dropout.
+        yield from DataLoader(self.cropped, batch_sampler=keyed, num_workers=self.workers, generator=torch.Generator())
 
 
 class CroppedFiles(Dataset[tuple[Tensor, int]]):

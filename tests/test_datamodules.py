@@ -1,0 +1,483 @@
+"""Every dataset: what it holds, what reaches the network, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision import transforms
+
+from datamodules import beton
+from datamodules.augment import Augmentation, PaddedCropFlip
+from datamodules.base import ImageDataModule
+from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.digits import Digits
+from datamodules.imagenet import ImageNet
+from datamodules.loaders import IGNORED_LABEL, ffcv_fault
+from datamodules.mnist import MNIST
+from datamodules.originals import DataError
+from datamodules.synthetic import Synthetic
+
+# Labels 0 to 9 in MNIST's label files, counted.
+MNIST_TRAIN_LABELS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+MNIST_TEST_LABELS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.fixture(params=["torch", "ffcv"])
+def loader(request: pytest.FixtureRequest) -> str:
+    """Either loader; the test is skipped for one that is not there."""
+    if request.param == "ffcv" and (fault := ffcv_fault()):
+        pytest.skip(fault)
+    return str(request.param)
+
+
+def ready(data: ImageDataModule) -> Any:
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def on_rank(data: ImageDataModule, rank: int, world_size: int, accumulate: int = 1) -> None:
+    """As far as the data knows, it now belongs to this rank of so many, one for each device of one node."""
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=rank, world_size=world_size, num_devices=world_size, accumulate_grad_batches=accumulate
+    )
+
+
+def all_of(batches: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels of one epoch, without what only fills up batches."""
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    counted = labels != IGNORED_LABEL
+    return images[counted].numpy(), labels[counted].numpy()
+
+
+def needed(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"real data not found: {folder.name} is not in the data root")
+    return folder
+
+
+# Normalisation and border ---------------------------------------------------------------------------------------------
+
+
+def test_normalisation_is_the_formula() -> None:
+    mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8))
+    expected = (images.numpy().transpose(0, 3, 1, 2) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    data = CIFAR10(batch_size=5, mean=mean, std=std)
+    found, labels = data.on_after_batch_transfer((images, torch.arange(5)), 0)
+    assert found.shape == (5, 3, 32, 32)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=2e-6)
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(
+        found.numpy(), transforms.functional.normalize(images.permute(0, 3, 1, 2) / 255, mean, std), rtol=0, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(("image_size", "before", "after"), [(28, 0, 0), (32, 2, 2), (31, 1, 2)])
+def test_the_border_is_black_and_the_image_in_the_middle(image_size: int, before: int, after: int) -> None:
+    data = MNIST(batch_size=1, image_size=image_size, mean=[0.1], std=[0.5])
+    found = data.normalise(torch.full((1, 28, 28, 1), 255, dtype=torch.uint8))[0, 0].numpy()
+    assert before + 28 + after == image_size
+    expected = np.pad(np.full((28, 28), (1 - 0.1) / 0.5), (before, after), constant_values=(0 - 0.1) / 0.5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MNIST(batch_size=0), r"batch_size \(=0\) must be at least 1"),
+        (lambda: MNIST(batch_size=1, eval_batch_size=0), r"eval_batch_size \(=0\) must be at least 1"),
+        (lambda: Synthetic(batch_size=1, image_size=0), r"image_size \(=0\) must be at least 1"),
+        (lambda: MNIST(batch_size=1, holdout=-1), r"holdout \(=-1\) must not be negative; 0 trains on all"),
+        (lambda: MNIST(batch_size=1, mean=[0.1, 0.2]), r"mean and std must have one number per channel"),
+        (lambda: MNIST(batch_size=1, std=[0.0]), r"std must be positive"),
+        (lambda: MNIST(batch_size=1, image_size=27), r"image_size \(=27\) is smaller .* mnist \(28 pixels\): use 28"),
+        (lambda: Digits(batch_size=1, image_size=12), r"image_size \(=12\) of digits must be a multiple of 8: use 8"),
+        (lambda: Digits(batch_size=1, image_size=0), r"image_size \(=0\) of digits must be a multiple of 8"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CIFAR10(batch_size=1, pad=-1), r"pad \(=-1\) must not be negative"),
+        (lambda: CIFAR10(batch_size=1, flip=1.5), r"flip \(=1.5\) must lie in \[0, 1\]"),
+        (lambda: CIFAR100(batch_size=1, flip=-0.1), r"flip \(=-0.1\) must lie in \[0, 1\]"),
+        (lambda: ImageNet(batch_size=1, scale=(0.0, 1.0)), r"scale \(=\(0.0, 1.0\)\) must be two shares"),
+        (lambda: ImageNet(batch_size=1, scale=(0.9, 0.5)), r"smallest <= largest"),
+        (lambda: ImageNet(batch_size=1, eval_resize=200), r"eval_resize \(=200\) must be at least image_size \(=224\)"),
+    ],
+)
+def test_augmentations_that_cannot_be_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_another_number_of_classes_is_refused(loader: str) -> None:
+    """Both when the originals are read and when a .beton, written by another recipe, is there already."""
+    with pytest.raises(DataError, match=r"num_classes \(=7\) is not what .* holds: 10 classes. Set it to 10"):
+        Digits(batch_size=10, num_classes=7, loader=loader).prepare_data()
+    ready(Digits(batch_size=10, loader=loader))
+    with pytest.raises(DataError, match=r"num_classes \(=7\) is not what .* holds: 10 classes. Set it to 10"):
+        ready(Digits(batch_size=10, num_classes=7, loader=loader))
+
+
+@pytest.mark.parametrize("make", [MNIST, CIFAR10, CIFAR100, ImageNet])
+def test_a_root_that_does_not_exist_is_named(tmp_path: Path, make: type[ImageDataModule]) -> None:
+    root = tmp_path / "nowhere"
+    with pytest.raises(DataError, match=rf"{root} .*No such file or directory.*correct the path"):
+        make(batch_size=10, root=str(root), loader="torch").prepare_data()  # type: ignore[call-arg]
+
+
+def test_a_root_without_imagenet_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ImageNet train was not found") as raised:
+        ImageNet(batch_size=10, root=str(tmp_path), loader="torch").prepare_data()
+    assert str(tmp_path / "imagenet") in str(raised.value)
+    assert "image-net.org" in str(raised.value)
+
+
+def folder_of_pictures(root: Path, split: str, classes: list[str], count: int = 2) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / split / name).mkdir(parents=True)
+        for number in range(count):
+            image = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+            image.save(root / split / name / f"{number}.JPEG")
+
+
+def test_a_test_set_of_other_classes_is_refused(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path, "train", ["cat", "dog"])
+    folder_of_pictures(tmp_path, "val", ["cat", "fox"])
+    data = ImageNet(batch_size=2, num_classes=2, root=str(tmp_path), loader="torch")
+    data.prepare_data()
+    with pytest.raises(DataError, match=r"classes are not the training images' .*first difference: dog against fox"):
+        data.setup()
+
+
+def test_a_beton_that_is_damaged_is_found_before_the_first_batch() -> None:
+    if fault := ffcv_fault():
+        pytest.skip(fault)
+    data = Digits(batch_size=10, loader="ffcv")
+    data.prepare_data()
+    path = data.beton_path("test")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{path}.*damaged"):
+        data.setup()
+
+
+# Batch size, ranks, holdout -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 2)])
+def test_batch_size_is_per_step_over_all_devices(ranks: int, accumulate: int) -> None:
+    data = ready(Synthetic(batch_size=12, image_size=4, num_train=50, loader="torch"))
+    labels = []
+    for rank in range(ranks):
+        on_rank(data, rank, ranks, accumulate)
+        batches = data.train_dataloader()
+        assert len(batches) == 50 // (12 // accumulate)
+        assert [len(batch_labels) for _, batch_labels in batches] == [12 // ranks // accumulate] * len(batches)
+        labels.append(next(iter(batches))[1])
+    assert sum(map(len, labels)) * accumulate == 12
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(5, 1), (8, 1), (4, 2)])
+def test_a_batch_size_that_cannot_be_divided_is_refused(ranks: int, accumulate: int) -> None:
+    data = ready(Synthetic(batch_size=12, image_size=4, loader="torch"))
+    on_rank(data, 0, ranks, accumulate)
+    with pytest.raises(
+        DataError, match=rf"batch_size \(=12\) must be divisible by .* \(={ranks * accumulate}\): it is the number"
+    ):
+        data.train_dataloader()
+
+
+def test_a_batch_size_larger_than_the_training_set_is_refused() -> None:
+    data = ready(Synthetic(batch_size=51, image_size=4, num_train=50, loader="torch"))
+    with pytest.raises(
+        DataError, match=r"batch_size \(=51 x 1 ranks\) must not exceed the training set \(=50 images\)"
+    ):
+        data.train_dataloader()
+
+
+def test_a_real_trainer_says_what_the_data_asks_it(tmp_path: Path) -> None:
+    """The attributes that `on_rank` imitates."""
+    data = ready(Synthetic(batch_size=12, image_size=4, loader="torch"))
+    data.trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        accumulate_grad_batches=3,
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    assert len(next(iter(data.train_dataloader()))[1]) == 4
+    assert len(data.val_dataloader()) == 1
+
+
+@pytest.mark.parametrize("holdout", [0, 137])
+def test_holdout_keeps_the_last_training_images_for_validation(loader: str, holdout: int) -> None:
+    bunch = load_digits()
+    data = ready(Digits(batch_size=1437 - holdout, eval_batch_size=100, holdout=holdout, loader=loader))
+    validated = bunch.target[1437 - holdout : 1437] if holdout else bunch.target[1437:]
+    images, labels = all_of(data.val_dataloader())
+    assert labels.tolist() == validated.tolist()
+    first = bunch.images[1437 - holdout if holdout else 1437]
+    assert images[0, :, :, 0].tolist() == np.rint(first * 255 / 16).tolist()
+    _, trained = all_of(data.train_dataloader())
+    assert np.bincount(trained).tolist() == np.bincount(bunch.target[: 1437 - holdout]).tolist()
+    _, tested = all_of(data.test_dataloader())
+    assert tested.tolist() == bunch.target[1437:].tolist()
+
+
+def test_a_holdout_of_everything_is_refused() -> None:
+    data = Digits(batch_size=10, holdout=1437, loader="torch")
+    data.prepare_data()
+    with pytest.raises(DataError, match=r"holdout \(=1437\) must leave some of the 1437 training images"):
+        data.setup()
+
+
+def test_validation_is_not_augmented(loader: str) -> None:
+    data = Synthetic(
+        batch_size=10,
+        image_size=8,
+        num_train=50,
+        num_test=23,
+        augmentation=PaddedCropFlip(2, 0.5),
+        holdout=7,
+        loader=loader,
+    )
+    ready(data)
+    train, test = data.read_originals("train"), data.read_originals("test")
+    assert np.array_equal(all_of(data.test_dataloader())[0], test.images)
+    assert np.array_equal(all_of(data.val_dataloader())[0], train.images[-7:])
+    images, _ = all_of(data.train_dataloader())
+    assert len(images) == 40
+    same = {image.tobytes() for image in images} & {image.tobytes() for image in train.images}
+    assert len(same) < 10  # 1 in 50 comes out as it was
+
+
+# Digits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch = load_digits()
+    train, test = (Digits(batch_size=1).read_originals(split) for split in ("train", "test"))
+    assert (len(train.labels), len(test.labels)) == (1437, 360)
+    images = np.concatenate([train.images, test.images])
+    assert images.shape == (1797, 8, 8, 1)
+    assert np.abs(images[..., 0] - bunch.images * (255 / 16)).max() <= 0.5
+    assert (images.min(), images.max()) == (0, 255)
+    assert np.concatenate([train.labels, test.labels]).tolist() == bunch.target.tolist()
+    assert train.classes == test.classes == tuple("0123456789")
+
+
+def test_every_pixel_of_a_digit_is_repeated() -> None:
+    small = Digits(batch_size=1).read_originals("test").images
+    large = Digits(batch_size=1, image_size=32).read_originals("test").images
+    assert large.shape == (360, 32, 32, 1)
+    assert np.array_equal(large, np.kron(small, np.ones((1, 4, 4, 1), np.uint8)))
+
+
+@pytest.mark.parametrize("image_size", [8, 32])
+def test_digits_are_normalised_by_their_own_statistics(image_size: int) -> None:
+    data = ready(Digits(batch_size=1, image_size=image_size, loader="torch"))
+    manifest = data.manifest("train")
+    assert [round(value, 4) for value in manifest.mean] == pytest.approx([0.3054], abs=1e-9)
+    assert [round(value, 4) for value in manifest.std] == pytest.approx([0.3753], abs=1e-9)
+    images = data.normalise(torch.from_numpy(data.originals("train").images))
+    assert images.mean().item() == pytest.approx(0, abs=1e-3)
+    assert images.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_digits_of_another_size_have_another_beton() -> None:
+    assert Digits(batch_size=1).beton_path("train") != Digits(batch_size=1, image_size=16).beton_path("train")
+
+
+# Synthetic ------------------------------------------------------------------------------------------------------------
+
+
+def test_synthetic_images_depend_on_the_arguments_only() -> None:
+    one, two = (Synthetic(batch_size=size, image_size=8, seed=size) for size in (1, 2))
+    for split in ("train", "test"):
+        first, second = one.read_originals(split), two.read_originals(split)
+        assert np.array_equal(first.images, second.images)
+        assert np.array_equal(first.labels, second.labels)
+        assert first.images.shape == ({"train": 1000, "test": 200}[split], 8, 8, 3)
+    more = Synthetic(batch_size=1, image_size=8, num_train=2000).read_originals("train")
+    assert np.array_equal(more.images[:1000], one.read_originals("train").images)
+    assert not np.array_equal(one.read_originals("train").images[:200], one.read_originals("test").images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_synthetic_images_can_be_learnt(channels: int) -> None:
+    """The nearest mean of a class, learnt on the training images, finds nearly every test image's class."""
+    data = Synthetic(batch_size=1, image_size=16, channels=channels, num_classes=7)
+    train, test = data.read_originals("train"), data.read_originals("test")
+    means = np.stack([train.images[train.labels == label].mean(axis=0) for label in range(7)]).reshape(7, -1)
+    pixels = test.images.reshape(len(test.images), -1).astype(float)
+    nearest = ((pixels[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert (nearest == test.labels).mean() > 0.99
+
+
+# MNIST and CIFAR, real ------------------------------------------------------------------------------------------------
+
+
+def test_mnist_is_complete_through_the_whole_way(data_root: Path, loader: str) -> None:
+    """60 000 + 10 000, known statistics and label counts, with batches that do not divide and on three ranks."""
+    needed(data_root / "MNIST")
+    data = ready(MNIST(batch_size=1000, eval_batch_size=384, root=str(data_root), loader=loader, workers=1))
+    train, test = data.manifest("train"), data.manifest("test")
+    assert (train.count, test.count) == (60_000, 10_000)
+    assert train.mean == pytest.approx([0.13066], abs=5e-6)
+    assert train.std == pytest.approx([0.30811], abs=5e-6)
+    assert data.mean.tolist() == pytest.approx([255 * 0.13066], abs=255 * 5e-5)
+    assert data.std.tolist() == pytest.approx([255 * 0.30811], abs=255 * 5e-5)
+    _, trained = all_of(data.train_dataloader())
+    assert np.bincount(trained).tolist() == MNIST_TRAIN_LABELS
+    images, tested = all_of(data.test_dataloader())
+    assert np.bincount(tested).tolist() == MNIST_TEST_LABELS
+    assert np.array_equal(images, data.read_originals("test").images)
+    counts = np.zeros(10, int)
+    for rank in range(3):
+        on_rank(data, rank, 3)
+        counts += np.bincount(all_of(data.test_dataloader())[1], minlength=10)
+    assert counts.tolist() == MNIST_TEST_LABELS
+
+
+def test_cifar10_is_complete_through_the_whole_way(data_root: Path) -> None:
+    needed(data_root / "cifar10")
+    data = CIFAR10(batch_size=128, pad=4, flip=0.5, eval_batch_size=384, root=str(data_root), loader="torch")
+    ready(data)
+    train, test = data.manifest("train"), data.manifest("test")
+    assert (train.count, test.count) == (50_000, 10_000)
+    assert train.mean == pytest.approx([0.49140, 0.48216, 0.44653], abs=5e-6)
+    assert train.std == pytest.approx([0.24703, 0.24349, 0.26159], abs=5e-6)
+    assert data.mean.tolist() == pytest.approx([255 * value for value in train.mean], abs=255 * 6e-5)
+    assert data.std.tolist() == pytest.approx([255 * value for value in train.std], abs=255 * 6e-5)
+    images, labels = all_of(data.test_dataloader())
+    assert np.bincount(labels).tolist() == [1000] * 10
+    assert images.shape == (10_000, 32, 32, 3)
+    batches = data.train_dataloader()
+    assert len(batches) == 50_000 // 128
+    assert next(iter(batches))[0].shape == (128, 32, 32, 3)
+
+
+# ImageNet, real -------------------------------------------------------------------------------------------------------
+
+
+class Recording(Augmentation):
+    """Passes on the boxes of another and keeps them, by sample."""
+
+    def __init__(self, decides: Augmentation) -> None:
+        self.decides = decides
+        self.kept: dict[int, list[int]] = {}
+
+    def boxes(self, seed: int, epoch: int, samples: Any, heights: Any, widths: Any) -> NDArray[np.int32]:
+        boxes = self.decides.boxes(seed, epoch, samples, heights, widths)
+        self.kept.update(zip(samples.tolist(), boxes.tolist(), strict=True))
+        return boxes
+
+
+@pytest.fixture
+def imagenet_root(data_root: Path, tmp_path: Path) -> Path:
+    """Photos of ten classes: for training 5 each of 224 x 224, for testing 2 of these and one in its original size."""
+    sample, originals = needed(data_root / "imagenet-sample"), needed(data_root / "imagenet-originals")
+    root = tmp_path / "some-imagenet"
+    for folder in sorted((sample / "train").iterdir()):
+        photos = {
+            "train": sorted(folder.iterdir())[:5],
+            "val": [
+                *sorted((sample / "val" / folder.name).iterdir())[:2],
+                *sorted((originals / folder.name).iterdir()),
+            ],
+        }
+        for split, paths in photos.items():
+            (root / split / folder.name).mkdir(parents=True)
+            for path in paths:
+                (root / split / folder.name / path.name).symlink_to(path.resolve())
+    assert len(list((root / "val").iterdir())) == 10
+    return root
+
+
+def test_imagenet_is_evaluated_on_the_pixels_of_torchvision(imagenet_root: Path, loader: str) -> None:
+    """To the bit, with either loader: published weights are measured on these."""
+    data = ready(ImageNet(batch_size=10, eval_batch_size=7, num_classes=10, root=str(imagenet_root), loader=loader))
+    images, labels = all_of(data.test_dataloader())
+    reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    paths = [path for folder in sorted((imagenet_root / "val").iterdir()) for path in sorted(folder.iterdir())]
+    assert len(paths) == len(images) >= 30
+    assert labels.tolist() == [label for label in range(10) for _ in range(len(paths) // 10)]
+    for path, image in zip(paths, images, strict=True):
+        with Image.open(path) as photo:
+            assert np.array_equal(image, np.asarray(reference(photo.convert("RGB")))), path.name
+
+
+def test_imagenet_is_trained_on_the_same_crops_by_both_loaders(imagenet_root: Path) -> None:
+    """The same boxes; pixels differ as JPEG is stored a second time (quality 90) and resized by another filter.
+
+    Measured on these 50 photos: 1.9 grey levels on average, 4.4 on the worst photo.
+    """
+    if fault := ffcv_fault():
+        pytest.skip(fault)
+    recordings, epochs = [], []
+    for loader in ("torch", "ffcv"):
+        data = ImageNet(batch_size=10, num_classes=10, root=str(imagenet_root), loader=loader, workers=1, seed=4)
+        data.augmentation = recording = Recording(data.augmentation)
+        batches = ready(data).train_dataloader()
+        batches.sampler.set_epoch(2)
+        if loader == "torch":  # here, and not in a process of its own, so that boxes can be recorded
+            order = np.concatenate([samples for samples, _ in batches.reading.batches(2)])
+            pairs = [batches.cropped[2, int(sample)] for sample in order]
+            epochs.append((torch.stack([image for image, _ in pairs]), [label for _, label in pairs]))
+        else:
+            images, labels = zip(*batches, strict=True)
+            epochs.append((torch.cat(images), torch.cat(labels).tolist()))
+        recordings.append(recording)
+    assert recordings[0].kept == recordings[1].kept
+    assert sorted(recordings[0].kept) == list(range(50))
+    (images, labels), (same_images, same_labels) = epochs
+    assert labels == same_labels
+    difference = (images.float() - same_images.float()).abs().mean(dim=(1, 2, 3))
+    print(f"grey levels: {difference.mean():.2f} on average, {difference.max():.2f} on the worst photo")
+    assert difference.mean() < 3
+    assert difference.max() < 6
+
+
+def test_a_subset_of_imagenet_has_the_classes_in_the_order_given(imagenet_root: Path) -> None:
+    classes = ["n03888257", "n01440764"]
+    data = ImageNet(batch_size=10, num_classes=2, classes=classes, root=str(imagenet_root), loader="torch", workers=1)
+    ready(data)
+    assert data.manifest("train").classes == classes
+    assert data.manifest("train").count == 10
+    assert all_of(data.test_dataloader())[1].tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(DataError, match=r"there is no class n99999999"):
+        ready(ImageNet(batch_size=10, num_classes=1, classes=["n99999999"], root=str(imagenet_root), loader="torch"))
+
+
+def test_imagenet_betons_are_kept_apart_by_what_is_in_them(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{}, {"classes": ["a"]}, {"max_size": 400}, {"quality": 95}]
+    paths = {ImageNet(batch_size=1, root=str(tmp_path), **these).beton_path("train") for these in settings}
+    assert len(paths) == 4
+    assert beton.manifest_path(min(paths)).suffix == ".json"
