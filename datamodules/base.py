@@ -14,12 +14,11 @@ from torch import Tensor
 
 from datamodules import beton
 from datamodules.augment import Augmentation
+from datamodules.batches import Batches, Reading
 from datamodules.loaders import (
     ArrayBatches,
-    Batches,
     FileBatches,
     LoaderName,
-    Reading,
     checked_workers,
     choose_loader,
 )

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH
-from datamodules.loaders import Batches, Reading
+from datamodules.batches import Batches, Reading
 
 torch.set_num_threads(TORCH_THREADS)
 

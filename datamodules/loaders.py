@@ -2,8 +2,6 @@
 
 `ffcv` reads a .beton through FFCV's memory map, ring of buffers and thread (`datamodules/ffcv_batches.py`); `torch`
 indexes an array in memory or decodes image files in worker processes, and needs no FFCV.
-
-A batch is (images, labels): uint8 [B, H, W, C] and int64 [B], both fresh tensors that may be kept.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,96 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Augmentation, cut_same_size
+from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, cut_same_size
+from datamodules.batches import Batches, Reading
 from datamodules.originals import DataError, ImageArray, ImageFiles
 
-IGNORED_LABEL = -100  # on images that only fill up a rank's last batch; torch's cross-entropy skips it
-
 LoaderName = Literal["auto", "ffcv", "torch"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which samples of a split are read, how they are grouped, and what is cut from them.
-
-    Training (`shuffle`): every epoch has its own permutation of `samples`, cut into global batches; an incomplete last
-    one is dropped, so any number of ranks sees the same global batches, and each epoch drops other samples.
-    Evaluation: in order, every sample exactly once over all ranks; ranks get equally many batches, filled up with
-    images labelled `IGNORED_LABEL`.
-    """
-
-    samples: NDArray[np.int64]  # numbers of the samples in their split
-    batch_size: int  # images per batch of one rank
-    shuffle: bool
-    seed: int = 0
-    augmentation: Augmentation | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DataError(f"batch_size (={self.batch_size}) must be at least 1 image on every device.")
-        if self.shuffle and len(self) == 0:
-            raise DataError(
-                f"batch_size (={self.batch_size} x {self.world_size} ranks) must not exceed the training set "
-                f"(={len(self.samples)} images): lower data.init_args.batch_size."
-            )
-
-    def __len__(self) -> int:
-        """Batches per epoch on each rank."""
-        over_ranks = self.batch_size * self.world_size
-        return len(self.samples) // over_ranks if self.shuffle else -(-len(self.samples) // over_ranks)
-
-    def batches(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """This rank's batches in the given epoch: sample numbers [B] and whether each counts [B]."""
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-            order = order[: len(self) * self.batch_size * self.world_size]
-            mine = order.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
-            return [(batch, np.ones(len(batch), bool)) for batch in mine]
-        mine = self.samples[self.rank :: self.world_size]
-        per_rank = -(-len(self.samples) // self.world_size)
-        padded = np.concatenate([mine, np.resize(self.samples, per_rank - len(mine))])
-        counts = np.arange(per_rank) < len(mine)
-        starts = range(0, per_rank, self.batch_size)
-        return [(padded[i : i + self.batch_size], counts[i : i + self.batch_size]) for i in starts]
-
-
-class EpochSampler:
-    """Lightning tells a loader's `sampler` which epoch comes next; this passes it on."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
-
-
-class Batches:
-    """Iterates over the batches of one epoch, which `sampler.set_epoch` chooses. Subclasses read the pixels."""
-
-    batch_sampler = None  # Lightning looks for it wherever there is a sampler
-
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
-        self.epoch = 0
-        self.sampler = EpochSampler(self)
-
-    def __len__(self) -> int:
-        return len(self.reading)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """A generator, so the epoch is settled at the first `next`: Lightning calls `iter` before it sets the epoch."""
-        batches = self.reading.batches(self.epoch)
-        pixels = self.read([samples for samples, _ in batches])
-        for (_, counted), (images, labels) in zip(batches, pixels, strict=True):
-            if not counted.all():
-                labels[torch.from_numpy(~counted)] = IGNORED_LABEL
-            yield images, labels
-
-    def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each batch of sample numbers, in order."""
-        raise NotImplementedError
 
 
 class ArrayBatches(Batches):

@@ -160,7 +160,7 @@ def test_stock_ffcv_reads_the_original_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("needs_ffcv")
-@pytest.mark.parametrize("shape", [(11, 6, 5, 3), (3, 28, 28, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(11, 6, 5, 3), (3, 28, 28, 1), (1, 1, 1, 1), (6, 1000, 1700, 1)])
 def test_the_index_leads_to_the_original_bytes(tmp_path: Path, shape: tuple[int, int, int, int]) -> None:
     from ffcv.reader import Reader
 
@@ -346,20 +346,40 @@ def test_another_number_of_images_is_refused(written: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["table far away", "table further than files go", "entry", "entry that overflows", "size", "index"]
+    "wrong",
+    [
+        "the table is beyond the file",
+        "the table is further than files go",
+        "the table disagrees with the index",
+        "the index disagrees with the table",
+        "an image begins beyond the file",
+        "an image begins where 64 bits end",
+        "an image is one byte too long",
+        "an image is as long as 64 bits can say",
+    ],
 )
 def test_an_index_that_points_elsewhere_is_refused(written: Path, wrong: str) -> None:
+    """FFCV would take the size of another image, read what lies elsewhere, or be killed by the system."""
     at = layout(written)
-    entry, row = at.table + 2 * at.entry, at.index + 2 * at.row
-    place, value = {
-        "table far away": (at.alloc_table_ptr, at.table + 10**9),
-        "table further than files go": (at.alloc_table_ptr, 2**64 - 1),
-        "entry": (entry + 8, at.table - 1),
-        "entry that overflows": (entry + 8, 2**64 - 1),
-        "size": (entry + 16, 10**9),
-        "index": (row, at.table + 10**9),  # FFCV would take the size of another image, and read what lies there
+    table, pointer = at.alloc_table_ptr, at.index + 2 * at.row
+    begins, size = at.table + 2 * at.entry + 8, at.table + 2 * at.entry + 16
+    begin = int.from_bytes(written.read_bytes()[begins : begins + 8], "little")
+    changes = {
+        "the table is beyond the file": {table: at.table + 10**9},
+        "the table is further than files go": {table: 2**64 - 1},
+        "the table disagrees with the index": {begins: begin + 90},
+        "the index disagrees with the table": {pointer: begin + 90},
+        "an image begins beyond the file": {begins: at.table + 10**9, pointer: at.table + 10**9},
+        "an image begins where 64 bits end": {begins: 2**64 - 8, pointer: 2**64 - 8},
+        "an image is one byte too long": {size: at.table - begin + 1},
+        "an image is as long as 64 bits can say": {size: 2**64 - begin},
     }[wrong]
-    forge(written, lambda content: put(content, place, value))
+
+    def change(content: bytearray) -> None:
+        for place, value in changes.items():
+            put(content, place, value)
+
+    forge(written, change)
     assert_refused(written, "points outside")
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules import loaders
+from datamodules import batches
 from models.classifier import IGNORED_LABEL, Classifier, ErrorCount, plus_minus_one_mse, rank_of_label, undecayed
 from models.lenet import LeNet5
 from models.linear import Linear
@@ -109,7 +109,7 @@ def test_an_ignored_image_is_never_in_place(classes: int) -> None:
 
 
 def test_loaders_mark_the_images_that_classifiers_ignore() -> None:
-    assert IGNORED_LABEL == loaders.IGNORED_LABEL
+    assert IGNORED_LABEL == batches.IGNORED_LABEL
     assert torch.nn.CrossEntropyLoss().ignore_index == IGNORED_LABEL
 
 

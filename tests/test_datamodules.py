@@ -18,10 +18,11 @@ from torchvision import transforms
 from datamodules import beton
 from datamodules.augment import Augmentation, PaddedCropFlip
 from datamodules.base import ImageDataModule
+from datamodules.batches import IGNORED_LABEL
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.imagenet import ImageNet
-from datamodules.loaders import IGNORED_LABEL, ffcv_fault
+from datamodules.loaders import ffcv_fault
 from datamodules.mnist import MNIST
 from datamodules.originals import DataError
 from datamodules.synthetic import Synthetic

@@ -25,12 +25,10 @@ from torchvision import transforms
 import datamodules
 from datamodules import beton, loaders
 from datamodules.augment import LEFT, MIRROR, TOP, Augmentation, PaddedCropFlip, RandomResizedCrop
+from datamodules.batches import IGNORED_LABEL, Batches, Reading
 from datamodules.loaders import (
-    IGNORED_LABEL,
     ArrayBatches,
-    Batches,
     FileBatches,
-    Reading,
     available_workers,
     checked_workers,
     choose_loader,
@@ -375,7 +373,7 @@ torch.set_num_threads(3)
 total = numba.njit(lambda array: array.sum())
 total(np.ones(4, np.uint8))
 from datamodules.ffcv_batches import FFCVBatches
-from datamodules.loaders import Reading
+from datamodules.batches import Reading
 from pathlib import Path
 imported = torch.get_num_threads()
 batches = list(FFCVBatches(Reading(np.arange(20), 10, shuffle=False), Path(sys.argv[1]), None, 1))
