@@ -102,11 +102,21 @@ class EpochTable(Checkpoint):
         if self.path.exists():
             self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the learning rate before the schedule's step, and that nothing is validated yet."""
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the errors of validation are this epoch's; Lightning keeps them for the epochs after it."""
+        self.validated = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add this epoch's row and write the file anew, whole."""
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in self.COLUMNS}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate, **found}
+        if not self.validated:
+            found = {name: value for name, value in found.items() if not name.startswith("val/")}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self.rate, **found}
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         log.info("epoch %s", describe_epoch(row, trainer.max_epochs))
         if trainer.is_global_zero:

@@ -115,7 +115,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
 
     Compares names of types, so that no module is imported only to be compared with.
     """
-    mistakes = {"DataError", "RecipeError", "RunError", "ResultError"}
+    mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "MisconfigurationException"}
     failures = {"TrainingDivergedError", "MiscountError"}
     names = {cls.__name__ for cls in type(error).__mro__}
     if "ArgumentError" in names:

@@ -38,9 +38,11 @@ def fit(arguments: list[str]) -> int:
     protocols = protocols_of(cli.recipe.published)
     run = cli.run
     if run.result.exists() and not cli.config.again:
-        done = describe(results.read_result(run.result))
-        print(f"finished: {done}. Files: {run.folder}. --again trains it anew.")
-        return 0
+        result = results.read_result(run.result)
+        if set(protocols) <= set(result.errors):
+            print(f"finished: {describe(result)}. Files: {run.folder}. --again trains it anew.")
+            return 0
+    check_options(cli)
     with run.locked() if is_first_process() else nullcontext():
         if cli.config.again and is_first_process():
             run.set_aside()
@@ -50,29 +52,49 @@ def fit(arguments: list[str]) -> int:
     return 0
 
 
+def check_options(cli: SuiteCLI) -> None:
+    """Refuse options that cannot end in a result.
+
+    Raises:
+        RunError: naming the option and what to do.
+    """
+    trainer = cli.config.trainer
+    if trainer.fast_dev_run or trainer.limit_test_batches is not None:
+        raise RunError(
+            "--trainer.fast_dev_run and --trainer.limit_test_batches cannot be given to fit: a result counts every "
+            "test image. For a short trial use --trainer.max_epochs 1."
+        )
+    if trainer.enable_checkpointing is False:
+        raise RunError("--trainer.enable_checkpointing (=False) must be left out: a run goes on from its checkpoint.")
+    if trainer.max_epochs == 0:
+        raise RunError("--trainer.max_epochs (=0) must be at least 1.")
+    if cli.config.again and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        raise RunError(f"--again cannot be given to several tasks at once: move {cli.run.folder} away by hand first.")
+
+
 def train(cli: SuiteCLI, protocols: list[str], started: float) -> None:
     """Train from the run's checkpoint, or from the start; evaluate; write the result."""
     run = cli.run
+    code = results.commit()
+    if is_first_process():
+        run.remove_leftovers()
     cli.resumed = run.checkpoint.exists()
+    if cli.resumed:
+        check_checkpoint(run.checkpoint)
     cli.build(cli.callbacks())
     check_size(cli)
     if cli.trainer.is_global_zero:
         run.resolved_recipe.write_text(cli.recipe_text(), encoding="utf-8")
         loader, why = cli.datamodule.chosen_loader
         log.info("%s: loader %s (%s), %s", run.folder, loader, why, "resumed" if cli.resumed else "new")
-    try:
-        with quiet_warnings():
-            checkpoint = str(run.checkpoint) if cli.resumed else None
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        if cli.trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    with quiet_warnings(), stoppable(cli.trainer):
+        checkpoint = str(run.checkpoint) if cli.resumed else None
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     before = time.perf_counter()
     errors = evaluate(cli, protocols)
     if cli.trainer.is_global_zero:
         now = time.perf_counter()
-        result = summarise(cli, errors, read_rows(run.metrics), total=now - started, evaluation=now - before)
+        result = summarise(cli, errors, read_rows(run.metrics), code, total=now - started, evaluation=now - before)
         results.write_result(run.result, result)
         print(f"done: {describe(result)} in {result.seconds['total']:.0f} s. Files: {run.folder}")
 
@@ -109,17 +131,23 @@ def evaluate(cli: SuiteCLI, protocols: list[str]) -> dict[str, dict[str, float]]
     errors = {}
     for protocol in protocols:
         evaluation = Evaluation(cli.model, protocol, expected)
-        with quiet_warnings():
+        with quiet_warnings(), stoppable(cli.trainer):
             cli.trainer.test(evaluation, datamodule=cli.datamodule, verbose=False)
         errors[protocol] = evaluation.errors
     return errors
 
 
 def summarise(
-    cli: SuiteCLI, errors: dict[str, dict[str, float]], rows: list[dict[str, str]], total: float, evaluation: float
+    cli: SuiteCLI,
+    errors: dict[str, dict[str, float]],
+    rows: list[dict[str, str]],
+    code: dict[str, Any],
+    total: float,
+    evaluation: float,
 ) -> results.Result:
     """The result of a finished run, from `rows` of its metrics.csv, which hold the epochs of all its processes.
 
+    `code` is the commit when the process started; it counts as clean only if nothing has changed since.
     `total` and `evaluation` are seconds of this process; its own epochs are not told from those of processes before,
     so after a resume what is neither training nor evaluation is not known, and `setup` is left out.
     """
@@ -149,7 +177,7 @@ def summarise(
         seconds={name: round(value, 3) for name, value in seconds.items()},
         hardware=hardware(cli.trainer),
         versions=results.versions(),
-        commit=results.commit(),
+        commit={"id": code["id"], "clean": code["clean"] and results.commit() == code},
         finished=results.now(),
         wandb_id=next((str(lg.version) for lg in cli.trainer.loggers if type(lg).__name__ == "WandbLogger"), None),
     )
@@ -189,7 +217,7 @@ def validate(arguments: list[str]) -> int:
     """Evaluate a checkpoint on the validation images: those held out, or the test images where none are."""
     cli = SuiteCLI("validate", arguments)
     load_weights(cli)
-    with quiet_warnings():
+    with quiet_warnings(), stoppable(cli.trainer):
         found = cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
     return 0
@@ -219,16 +247,50 @@ def load_weights(cli: SuiteCLI) -> None:
         raise RunError(
             f"there is no checkpoint {path}: train it first with `python -m benchmarks fit`, or give --ckpt_path."
         )
+    check_checkpoint(path)
     cli.build([])
     try:
         cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         raise RunError(f"{path} does not fit the network of {cli.recipe.name}: {str(error).strip()}") from None
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint that is not whole.
+
+    Raises:
+        RunError: naming it and the remedy.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever torch and pickle make of it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(
+            f"{path} is not a whole checkpoint ({reason}): remove it to train from the start, or give --ckpt_path."
+        ) from None
+
+
+@contextmanager
+def stoppable(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning leaves by SystemExit when it is stopped, after SIGTERM even with status 0: say what it was.
+
+    Raises:
+        KeyboardInterrupt: for Ctrl-C.
+        SystemExit: with 143 for SIGTERM, as a shell reports it.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        if trainer.received_sigterm:
+            raise SystemExit(143) from None
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise leaving
 
 
 def is_first_process() -> bool:
     """Whether this process is rank 0, before any process group exists."""
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("SLURM_PROCID", "RANK", "LOCAL_RANK"))
+    return all(int(os.environ.get(name) or 0) == 0 for name in ("SLURM_PROCID", "RANK", "NODE_RANK", "LOCAL_RANK"))
 
 
 @contextmanager
@@ -236,7 +298,7 @@ def logged(path: Path) -> Iterator[None]:
     """Add what the suite and Lightning log to the file at `path`, with times."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loggers = [log, logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")]
+    loggers = [log, logging.getLogger("pytorch_lightning")]
     for logger in loggers:
         logger.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -77,8 +77,13 @@ def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
     errors: dict[int, list[float]] = {}
     for (name, identity), results in sorted(groups.items()):
         recipe = by_name.get(name)
-        current = recipe is not None and recipe.identity == identity
-        claims = recipe.published.claims if recipe is not None and current else []
+        claims = []
+        if name.startswith("custom/"):  # a recipe outside the suite is known by its results alone
+            current = not results[0].overrides
+            claims = [Claim(**claim) for claim in results[0].published.get("claims", [])] if current else []
+        else:
+            current = recipe is not None and recipe.identity == identity
+            claims = recipe.published.claims if recipe is not None and current else []
         for protocol, metric in measured(results, claims):
             changed = "" if current else changes(results[0], recipe)
             row, its_errors = build_row(results, protocol, metric, claims, changed)
@@ -182,7 +187,19 @@ def with_rank(index: int, rows: Sequence[Row], errors: dict[int, list[float]]) -
     return Row(**{**asdict(row), "rank": 1 + better})
 
 
-HEADERS = ("rank", "recipe", "protocol", "error %", "n", "published", "verdict", "parameters", "images/s", "device")
+HEADERS = (
+    "rank",
+    "recipe",
+    "protocol",
+    "error %",
+    "spread",
+    "n",
+    "published",
+    "verdict",
+    "parameters",
+    "images/s",
+    "device",
+)
 
 
 def cells(row: Row) -> list[str]:
@@ -194,6 +211,7 @@ def cells(row: Row) -> list[str]:
         name,
         row.protocol + (" top-5" if row.metric == "top5_error" else ""),
         error,
+        "–" if row.spread is None else f"{row.spread:.2f}",
         str(len(row.seeds)),
         "–" if row.published is None else f"{row.published:.2f}",
         row.verdict,
@@ -209,7 +227,8 @@ def spaced(number: float) -> str:
 
 
 FOOTNOTE = (
-    "error: mean over n seeds ± half the 95 % confidence interval, last epoch, every test image counted once. "
+    "error: mean over n seeds ± half the 95 % confidence interval, last epoch, every test image counted once; spread: "
+    "standard deviation over seeds. "
     "Equal ranks: not proven different (Welch's t-test, 5 %); – : one seed, or changed settings. "
     "images/s: training, on the device named."
 )
@@ -232,7 +251,7 @@ def as_table(rows: Sequence[Row]) -> str:
 
     if not rows:
         return "No results yet: `python -m benchmarks demo` makes some in minutes."
-    columns = ("left", "left", "left", "right", "right", "right", "left", "right", "right", "left")
+    columns = ("left", "left", "left", "right", "right", "right", "right", "left", "right", "right", "left")
     table = tabulate(map(cells, rows), HEADERS, tablefmt="simple", disable_numparse=True, colalign=columns)
     return f"{table}\n\n{FOOTNOTE}"
 
@@ -284,7 +303,7 @@ def write_between_marks(path: Path, table: str) -> None:
     Raises:
         RecipeError: the marks are not there.
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise RecipeError(f"{path} must hold each of these lines once, to write between them: {BEGIN} and {END}")
     before, rest = text.split(BEGIN)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from benchmarks.recipe import RecipeError
 from models.classifier import ErrorCount
 
 Protocol = Callable[[nn.Module, Tensor], Tensor]
@@ -88,8 +89,8 @@ def check_protocols(names: list[str]) -> None:
     """Refuse a protocol that does not exist.
 
     Raises:
-        ValueError: naming it and those that exist.
+        RecipeError: naming it and those that exist.
     """
     for name in names:
         if name not in PROTOCOLS:
-            raise ValueError(f"protocol (={name}) must be one of {', '.join(PROTOCOLS)}: correct the recipe's claims.")
+            raise RecipeError(f"protocol (={name}) must be one of {', '.join(PROTOCOLS)}: correct the recipe's claims.")

@@ -95,7 +95,7 @@ def read_result(path: Path) -> Result:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path} is not a result file ({error})") from None
+        raise ResultError(f"{path} is not a result file ({error}): remove it; `fit` then writes it again") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise ResultError(f"{path} has schema {found}, this suite reads {SCHEMA}")
@@ -149,11 +149,12 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the checkout and whether its tracked files are as committed; None where git cannot tell."""
+    """The commit of the checkout and whether its code is as committed, with no file added; None if git cannot tell."""
     checkout = Path(__file__).parent.parent
     try:
         head = _git(checkout, "rev-parse", "HEAD")
-        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+        code = ("benchmarks", "datamodules", "models", "setup.py")
+        changed = _git(checkout, "status", "--porcelain", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return {"id": None, "clean": None}
     return {"id": head.strip(), "clean": not changed.strip()}

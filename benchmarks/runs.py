@@ -85,6 +85,12 @@ class Run:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             self.folder.rename(self.folder.with_name(f"{self.folder.name}.replaced-{stamp}"))
 
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed had not finished writing; call it with the lock held."""
+        for folder in (self.folder, self.checkpoint.parent):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process out of the folder; the system frees the lock of a process that dies.

@@ -98,7 +98,7 @@ class SuiteCLI(LightningCLI):
         ]
 
     def build(self, callbacks: list[pl.Callback]) -> None:
-        """Seed, then make `datamodule`, `model` and `trainer`, and try the network on one black image.
+        """Seed, then make `datamodule`, `model` and `trainer`; try the network on one black image, and the optimizer.
 
         Raises:
             RecipeError: the network or the dataset refuses its settings, or they do not fit each other.
@@ -107,6 +107,7 @@ class SuiteCLI(LightningCLI):
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
             try_network(self.config_init["model"], self.config_init["data"])
+            self.config_init["model"].configure_optimizers()
         except ValueError as error:
             raise RecipeError(str(error)) from error
         self.datamodule = self.config_init["data"]
@@ -132,8 +133,8 @@ class SuiteCLI(LightningCLI):
                 f"--seed_everything (={seed}) must be a number: a run is known by its recipe and its seed. "
                 "Add --seed_everything 0."
             )
-        if seed < 0:
-            raise RunError(f"--seed_everything (={seed}) must not be negative: use 0, 1, 2, ...")
+        if not 0 <= seed < 2**32:
+            raise RunError(f"--seed_everything (={seed}) must not be negative, and below 2^32: use 0, 1, 2, ...")
         return seed
 
     @cached_property
@@ -181,8 +182,10 @@ class SuiteCLI(LightningCLI):
         return flatten({part: nested[part] for part in ("model", "data", "trainer")})
 
     def recipe_text(self) -> str:
-        """Every setting of the run as YAML that `--config` reads."""
-        return self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
+        """Every setting of the run, defaults included, as a recipe: under the name custom/recipe, another run."""
+        nested = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml"))
+        parts = ("seed_everything", "published", "model", "data", "trainer")
+        return yaml.safe_dump({part: nested[part] for part in parts}, sort_keys=False)
 
 
 COMMANDS = {

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 class Throughput(Callback):
@@ -46,7 +47,7 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the epoch's clock go on."""
         wait_for_device(pl_module.device)
-        if trainer.training:  # and not `trainer.validate`
+        if trainer.state.fn == TrainerFn.FITTING:
             self._validated += perf_counter() - self._validation_started
             self._step_ended = perf_counter()
 

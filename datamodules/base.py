@@ -26,6 +26,8 @@ from datamodules.originals import DataError, ImageArray, ImageFiles, cache_root,
 
 Split = Literal["train", "test"]
 
+HOLDOUT_SEED = 0  # of the draw of held-out images; another one would make errors on them incomparable
+
 
 class ImageDataModule(pl.LightningDataModule):
     """Images with labels, as batches of normalised float images [B, C, H, W] and int64 labels [B] on the device.
@@ -40,8 +42,9 @@ class ImageDataModule(pl.LightningDataModule):
         image_size: height and width in pixels at which the network sees an image.
         num_classes: number of classes the dataset must have.
         eval_batch_size: images per device and step in evaluation; every image counts once whatever it is.
-        holdout: the last `holdout` training images are kept from training, and validation measures them instead of the
-            test images: for choosing hyper-parameters. 0 trains on everything and validation watches the test images.
+        holdout: so many training images are kept from training, and validation measures them instead of the test
+            images: for choosing hyper-parameters. Which ones does not depend on the seed. 0 trains on everything, and
+            validation watches the test images.
         augmentation: what is cut from a training image; none means the image as it is.
         loader: `ffcv`, `torch`, or `auto`: FFCV where it can be imported.
         workers: decoding threads or processes per rank; default: every core this process may use.
@@ -148,7 +151,8 @@ class ImageDataModule(pl.LightningDataModule):
     def reads_beton(self, split: Split) -> bool:
         """Whether `split` is read from a .beton: with the ffcv loader, all but the evaluation of image files.
 
-        Published weights are evaluated on pixels as PIL resizes them, so evaluation decodes image files with PIL.
+        Held-out training images count as evaluation. Published weights are evaluated on pixels as PIL resizes them, so
+        evaluation decodes image files with PIL.
         """
         return self.chosen_loader[0] == "ffcv" and (self.stored_size is not None or split == "train")
 
@@ -190,6 +194,11 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{len(train.classes)}, first difference: {first_difference(train.classes, test.classes)}): "
                 "use the same class folders in both."
             )
+        if train.mean is not None and len(train.mean) != len(self.mean):
+            raise DataError(
+                f"data.init_args.mean (={(self.mean / 255).tolist()}) must have one number for each of the "
+                f"{len(train.mean)} channels of {self.name}, and std likewise."
+            )
         if self.holdout >= train.count:
             raise DataError(
                 f"data.init_args.holdout (={self.holdout}) must leave some of the {train.count} training images."
@@ -198,19 +207,26 @@ class ImageDataModule(pl.LightningDataModule):
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Batches:
-        samples = np.arange(self.manifest("train").count - self.holdout)
-        return self._batches("train", samples, self._batch_size_per_rank(), shuffle=True)
+        return self._batches("train", self._train_and_held_out()[0], self._batch_size_per_rank(), shuffle=True)
 
     def val_dataloader(self) -> Batches:
         """The held-out training images, or the test images where none are held out."""
         if not self.holdout:
             return self.test_dataloader()
-        count = self.manifest("train").count
-        return self._batches("train", np.arange(count - self.holdout, count), self.eval_batch_size, shuffle=False)
+        return self._batches("train", self._train_and_held_out()[1], self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> Batches:
         samples = np.arange(self.manifest("test").count)
         return self._batches("test", samples, self.eval_batch_size, shuffle=False)
+
+    def _train_and_held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the training images to train on, and of those held out, both in order.
+
+        Held-out images are drawn at random, because image files are stored class by class.
+        """
+        count = self.manifest("train").count
+        drawn = np.random.default_rng(HOLDOUT_SEED).permutation(count)
+        return np.sort(drawn[: count - self.holdout]), np.sort(drawn[count - self.holdout :])
 
     def _batches(self, split: Split, samples: np.ndarray, batch_size: int, shuffle: bool) -> Batches:
         reading = Reading(
@@ -221,9 +237,10 @@ class ImageDataModule(pl.LightningDataModule):
             augmentation=self.augmentation if shuffle else None,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            accumulate=self.trainer.accumulate_grad_batches if self.trainer and shuffle else 1,
         )
         workers = checked_workers(self.workers, self._local_world_size())
-        if self.reads_beton(split):
+        if self.reads_beton(split) and (shuffle or self.stored_size is not None):
             from datamodules.ffcv_batches import FFCVBatches
 
             size = None if self.stored_size is not None else self.image_size
@@ -247,7 +264,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self.batch_size % parts:
             raise DataError(
                 f"data.init_args.batch_size (={self.batch_size}) must be divisible by devices x nodes x "
-                f"accumulate_grad_batches (={parts}): it is the number of images per optimizer step over all of them."
+                f"accumulate_grad_batches (={parts}): it is the number of images per optimizer step over all of them. "
+                "Use another --trainer.devices, or another batch size, which is another recipe."
             )
         return self.batch_size // parts
 
@@ -257,7 +275,10 @@ class ImageDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 [B, H, W, C] -> float32 [B, C, image_size, image_size], see `normalise`."""
         images, labels = batch
-        return self.normalise(images), labels
+        images = self.normalise(images)
+        if self.trainer is not None:  # Lightning has converted its inputs before; these are new
+            images = self.trainer.precision_plugin.convert_input(images)
+        return images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
         """Black border up to `image_size`, minus mean, over std; channels-last in memory.

@@ -36,6 +36,7 @@ class Reading:
     augmentation: Augmentation | None = None
     rank: int = 0
     world_size: int = 1
+    accumulate: int = 1  # batches per optimizer step: an epoch holds whole steps only
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -49,7 +50,9 @@ class Reading:
     def __len__(self) -> int:
         """Batches per epoch on each rank."""
         over_ranks = self.batch_size * self.world_size
-        return len(self.samples) // over_ranks if self.shuffle else -(-len(self.samples) // over_ranks)
+        if self.shuffle:
+            return len(self.samples) // (over_ranks * self.accumulate) * self.accumulate
+        return -(-len(self.samples) // over_ranks)
 
     def batches(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
         """This rank's batches in the given epoch: sample numbers [B] and whether each counts [B]."""

@@ -32,7 +32,7 @@ REMEDY = "benchmarks prepare"
 spawn = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def needs_ffcv() -> None:
     from datamodules.loaders import ffcv_fault  # here, or every process that a test starts would load torch
 
@@ -132,31 +132,6 @@ def test_every_setting_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 # Round trip -----------------------------------------------------------------------------------------------------------
-
-STOCK_FFCV = """
-import sys
-import numpy as np
-from ffcv.loader import Loader, OrderOption
-from ffcv.pipeline.compiler import Compiler
-Compiler.set_enabled(False)  # FFCV's own switch: the same functions as Python, which takes less time than compiling
-loader = Loader(sys.argv[1], batch_size=4, num_workers=1, os_cache=True, order=OrderOption.SEQUENTIAL, drop_last=False)
-batches = [[field.clone().numpy() for field in batch] for batch in loader]
-np.savez(sys.argv[2], *[np.concatenate([batch[field] for batch in batches]) for field in range(2)])
-"""
-
-
-@pytest.mark.usefixtures("needs_ffcv")
-def test_stock_ffcv_reads_the_original_pixels(tmp_path: Path) -> None:
-    """FFCV's own loader and decoders, in a process that knows nothing of ours. 2 MB an image: four to a page."""
-    arrays = some_arrays(count=9, height=800, width=870, channels=3)
-    assert 4 * arrays.images[0].nbytes < beton.PAGE_BYTES < 5 * arrays.images[0].nbytes
-    path = write(tmp_path / "some.beton", arrays)
-    command = [sys.executable, "-c", STOCK_FFCV, path, tmp_path / "read.npz"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    with np.load(tmp_path / "read.npz") as read:
-        assert np.array_equal(read["arr_0"], arrays.images)
-        assert np.array_equal(read["arr_1"].reshape(-1), arrays.labels)
 
 
 @pytest.mark.usefixtures("needs_ffcv")
@@ -586,7 +561,36 @@ def convert_until_killed(path: Path) -> None:
     write(path, some_arrays())
 
 
-@pytest.mark.usefixtures("needs_ffcv")
+STOCK_FFCV = """
+import sys
+import numpy as np
+from ffcv.loader import Loader, OrderOption
+from ffcv.pipeline.compiler import Compiler
+Compiler.set_enabled(False)  # FFCV's own switch: the same functions as Python, which takes less time than compiling
+loader = Loader(sys.argv[1], batch_size=4, num_workers=1, os_cache=True, order=OrderOption.SEQUENTIAL, drop_last=False)
+batches = [[field.clone().numpy() for field in batch] for batch in loader]
+np.savez(sys.argv[2], *[np.concatenate([batch[field] for batch in batches]) for field in range(2)])
+"""
+
+
+def photos() -> ImageArray:
+    """Images of 2 MB, four to a page."""
+    return some_arrays(count=9, height=800, width=870, channels=3)
+
+
+@pytest.fixture(scope="module")
+def stock_ffcv(
+    needs_ffcv: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that reads `photos`, and the file it leaves. Importing FFCV takes it seconds: others work meanwhile."""
+    folder = tmp_path_factory.mktemp("stock")
+    path, read = write(folder / "photos.beton", photos()), folder / "read.npz"
+    with subprocess.Popen([sys.executable, "-c", STOCK_FFCV, path, read], stderr=subprocess.PIPE, text=True) as process:
+        yield process, read
+        process.kill()
+
+
+@pytest.mark.usefixtures("needs_ffcv", "stock_ffcv")
 def test_four_processes_at_once_write_one_file(tmp_path: Path) -> None:
     path, barrier = tmp_path / "some.beton", spawn.Barrier(4)
     processes = [spawn.Process(target=convert_at_once, args=(path, barrier)) for _ in range(4)]
@@ -615,6 +619,18 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     write(path, some_arrays())
     assert names_in(tmp_path) == {"some.beton", "some.json", of_another.name}
     assert open_beton(path, full=True).count == 11
+
+
+def test_stock_ffcv_reads_the_original_pixels(stock_ffcv: tuple[subprocess.Popen[str], Path]) -> None:
+    """FFCV's own loader and decoders, in a process that knows nothing of ours."""
+    process, path = stock_ffcv
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    arrays = photos()
+    assert 4 * arrays.images[0].nbytes < beton.PAGE_BYTES < 5 * arrays.images[0].nbytes
+    with np.load(path) as read:
+        assert np.array_equal(read["arr_0"], arrays.images)
+        assert np.array_equal(read["arr_1"].reshape(-1), arrays.labels)
 
 
 # Small files ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from datamodules.batches import IGNORED_LABEL
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.imagenet import ImageNet
-from datamodules.loaders import ffcv_fault
+from datamodules.loaders import LoaderName, ffcv_fault
 from datamodules.mnist import MNIST
 from datamodules.originals import DataError
 from datamodules.synthetic import Synthetic
@@ -202,6 +202,17 @@ def test_batch_size_is_per_step_over_all_devices(ranks: int, accumulate: int) ->
     assert sum(map(len, labels)) * accumulate == 12
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_the_evaluation(ranks: int) -> None:
+    data = ready(Synthetic(batch_size=12, image_size=4, num_test=23, eval_batch_size=4, loader="torch"))
+    seen = []
+    for rank in range(ranks):
+        on_rank(data, rank, ranks)
+        seen += [image.tobytes() for image in all_of(data.test_dataloader())[0]]
+    assert sorted(seen) == sorted(image.tobytes() for image in data.originals("test").images)
+    assert len(set(seen)) == 23
+
+
 @pytest.mark.parametrize(("ranks", "accumulate"), [(5, 1), (8, 1), (4, 2)])
 def test_a_batch_size_that_cannot_be_divided_is_refused(ranks: int, accumulate: int) -> None:
     data = ready(Synthetic(batch_size=12, image_size=4, loader="torch"))
@@ -237,19 +248,30 @@ def test_a_real_trainer_says_what_the_data_asks_it(tmp_path: Path) -> None:
     assert len(data.val_dataloader()) == 1
 
 
-@pytest.mark.parametrize("holdout", [0, 137])
-def test_holdout_keeps_the_last_training_images_for_validation(loader: str, holdout: int) -> None:
+@pytest.mark.parametrize("loader", ["torch", "auto"])
+def test_holdout_is_drawn_once_for_all_seeds_and_not_trained_on(loader: LoaderName) -> None:
     bunch = load_digits()
-    data = ready(Digits(batch_size=1437 - holdout, eval_batch_size=100, holdout=holdout, loader=loader))
-    validated = bunch.target[1437 - holdout : 1437] if holdout else bunch.target[1437:]
-    images, labels = all_of(data.val_dataloader())
-    assert labels.tolist() == validated.tolist()
-    first = bunch.images[1437 - holdout if holdout else 1437]
-    assert images[0, :, :, 0].tolist() == np.rint(first * 255 / 16).tolist()
-    _, trained = all_of(data.train_dataloader())
-    assert np.bincount(trained).tolist() == np.bincount(bunch.target[: 1437 - holdout]).tolist()
-    _, tested = all_of(data.test_dataloader())
-    assert tested.tolist() == bunch.target[1437:].tolist()
+    held = []
+    for seed in (0, 1):
+        data = ready(Digits(batch_size=1300, eval_batch_size=100, holdout=137, loader=loader, seed=seed))
+        images, labels = all_of(data.val_dataloader())
+        trained, trained_labels = all_of(data.train_dataloader())
+        seen = sorted(image.tobytes() for image in [*images, *trained])
+        pixels = np.rint(bunch.images[:1437] * 255 / 16).astype(np.uint8)
+        assert seen == sorted(image.tobytes() for image in pixels)  # every training image is on one side
+        assert set(labels.tolist()) == set(range(10))
+        assert (
+            np.bincount(np.concatenate([labels, trained_labels])).tolist() == np.bincount(bunch.target[:1437]).tolist()
+        )
+        assert all_of(data.test_dataloader())[1].tolist() == bunch.target[1437:].tolist()
+        held.append(images)
+    assert np.array_equal(held[0], held[1])
+
+
+def test_without_a_holdout_validation_watches_the_test_images() -> None:
+    data = ready(Digits(batch_size=1437, loader="torch"))
+    assert all_of(data.val_dataloader())[1].tolist() == load_digits().target[1437:].tolist()
+    assert len(all_of(data.train_dataloader())[1]) == 1437
 
 
 def test_a_holdout_of_everything_is_refused() -> None:
@@ -259,7 +281,7 @@ def test_a_holdout_of_everything_is_refused() -> None:
         data.setup()
 
 
-def test_validation_is_not_augmented(loader: str) -> None:
+def test_validation_is_not_augmented() -> None:
     data = Synthetic(
         batch_size=10,
         image_size=8,
@@ -267,12 +289,15 @@ def test_validation_is_not_augmented(loader: str) -> None:
         num_test=23,
         augmentation=PaddedCropFlip(2, 0.5),
         holdout=7,
-        loader=loader,
+        loader="torch",
     )
     ready(data)
     train, test = data.read_originals("train"), data.read_originals("test")
     assert np.array_equal(all_of(data.test_dataloader())[0], test.images)
-    assert np.array_equal(all_of(data.val_dataloader())[0], train.images[-7:])
+    originals = {image.tobytes() for image in train.images}
+    held_out = all_of(data.val_dataloader())[0]
+    assert len(held_out) == 7
+    assert {image.tobytes() for image in held_out} <= originals
     images, _ = all_of(data.train_dataloader())
     assert len(images) == 40
     same = {image.tobytes() for image in images} & {image.tobytes() for image in train.images}
@@ -345,10 +370,10 @@ def test_synthetic_images_can_be_learnt(channels: int) -> None:
 # MNIST and CIFAR, real ------------------------------------------------------------------------------------------------
 
 
-def test_mnist_is_complete_through_the_whole_way(data_root: Path, loader: str) -> None:
+def test_mnist_is_complete_through_the_whole_way(data_root: Path) -> None:
     """60 000 + 10 000, known statistics and label counts, with batches that do not divide and on three ranks."""
     needed(data_root / "MNIST")
-    data = ready(MNIST(batch_size=1000, eval_batch_size=384, root=str(data_root), loader=loader, workers=1))
+    data = ready(MNIST(batch_size=1000, eval_batch_size=384, root=str(data_root), loader="auto", workers=1))
     train, test = data.manifest("train"), data.manifest("test")
     assert (train.count, test.count) == (60_000, 10_000)
     assert train.mean == pytest.approx([0.13066], abs=5e-6)

@@ -227,6 +227,17 @@ def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) 
         (("--config", "digits/mlp", *SHORT, "--trainer.max_epoch", "2"), ("max_epoch",)),
         (("--config", "digits/lenet5", *SHORT, "--data.image_size", "16"), ("needs 32 x 32 pixels, got 16 x 16",)),
         (("--config", "digits/mlp", *SHORT, "--runs", "/proc/nothing"), ("cannot be written", "--runs")),
+        (
+            ("--config", "digits/mlp", *SHORT, "--trainer.fast_dev_run", "true"),
+            ("counts every",),
+        ),
+        (("--config", "digits/mlp", *SHORT[:-1], "0"), ("max_epochs (=0) must be at least 1",)),
+        (("--config", "digits/mlp", *SHORT, "--model.optimizer.lr", "-1"), ("learning rate",)),
+        (
+            ("--config", "digits/mlp", *SHORT, "--data.init_args.mean", "[0.1]", "--data.init_args.std", "[1.0, 1.0]"),
+            ("one number per channel",),
+        ),
+        (("--config", "digits/mlp", *SHORT, "--trainer.accelerator", "cuda"), ("accelerator",)),
     ],
 )
 def test_bad_input_gets_one_message_with_the_remedy(
@@ -245,6 +256,37 @@ def test_checkpoint_that_is_not_there(bench: Bench) -> None:
     assert "train it first" in err
 
 
+def test_damaged_checkpoint_is_named(bench: Bench, tmp_path: Path) -> None:
+    assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")[0] == 0
+    folder = run_folder(tmp_path / "runs", "digits/linear")
+    checkpoint = folder / "checkpoints/last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-300])
+    (folder / "result.json").unlink()
+    for command in ("fit", "test"):
+        status, _, err = bench(command, "--config", "digits/linear", *SHORT[:-1], "1")
+        assert status == 2
+        assert f"{checkpoint} is not a whole checkpoint" in err
+        assert "remove it" in err
+
+
+def test_new_claim_is_evaluated_without_training_again(bench: Bench, tmp_path: Path) -> None:
+    def claim(protocol: str) -> dict[str, Any]:
+        return {"value": 8.0, "protocol": protocol, "tolerance": 1.0, "tolerance_reason": "a test", "where": "here"}
+
+    content = yaml.safe_load(find_recipe("digits/linear").read_text())
+    path = tmp_path / "mine.yaml"
+    found = []
+    for claims in (["1crop"], ["1crop", "flip"]):
+        content["published"]["claims"] = [claim(protocol) for protocol in claims]
+        path.write_text(yaml.safe_dump(content))
+        assert bench("fit", "--config", str(path), *SHORT[:-1], "1")[0] == 0
+        found.append(results.read_result(run_folder(tmp_path / "runs", "custom/mine") / "result.json"))
+    assert list(found[0].errors) == ["1crop"]
+    assert list(found[1].errors) == ["1crop", "flip"]
+    assert found[1].errors["1crop"] == found[0].errors["1crop"]
+    assert found[1].training == found[0].training
+
+
 def test_second_process_on_the_same_run_is_refused(bench: Bench, tmp_path: Path) -> None:
     assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")[0] == 0
     folder = run_folder(tmp_path / "runs", "digits/linear")
@@ -259,6 +301,27 @@ def test_resolved_settings_can_be_printed(bench: Bench) -> None:
     status, out, _ = bench("fit", "--config", "digits/mlp", "--print_config")
     assert status == 0
     assert yaml.safe_load(out)["model"]["init_args"]["hidden"] == [64]
+
+
+def test_accumulated_batches_take_the_same_steps(bench: Bench, tmp_path: Path) -> None:
+    """32 images a step, at once or in 8 batches of 4: the same number of steps, the same weights to float tolerance."""
+    found = []
+    for batches in ("1", "8"):
+        runs = tmp_path / batches
+        command = ("fit", "--config", "digits/mlp", *SHORT, "--trainer.accumulate_grad_batches", batches)
+        assert bench(*command, "--runs", str(runs))[0] == 0
+        found.append(run_folder(runs))
+    assert [rows(folder)[-1]["step"] for folder in found] == [str(3 * (1437 // 32))] * 2
+    ours, theirs = (weights(folder) for folder in found)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_weights_train(bench: Bench) -> None:
+    command = ("fit", "--config", "digits/mlp", *SHORT, "--trainer.precision", "bf16-true")
+    status, out, err = bench(*command)
+    assert status == 0, err
+    assert "done" in out
 
 
 def test_two_ranks_train_the_same_network_and_count_every_image_once(tmp_path: Path) -> None:

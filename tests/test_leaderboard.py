@@ -89,8 +89,16 @@ def test_changed_settings_are_shown_but_neither_judged_nor_ranked() -> None:
 def test_result_of_an_older_recipe_says_so() -> None:
     (row,) = build_rows(runs("mnist/lenet5", [0.9], identity="older"), all_recipes())
     assert row.changed == "recipe has changed since"
-    (row,) = build_rows([make(recipe="custom/mine")], all_recipes())
+    (row,) = build_rows([make(recipe="mnist/gone")], all_recipes())
     assert row.changed == "recipe is not here"
+
+
+def test_recipe_outside_the_suite_is_judged_by_its_own_claims() -> None:
+    claim = {"value": 1.1, "protocol": "1crop", "tolerance": 0.2, "tolerance_reason": "a test", "where": "here"}
+    (row,) = build_rows([make(recipe="custom/mine", published={"claims": [claim]})], all_recipes())
+    assert (row.changed, row.published, row.verdict) == ("", 1.1, "reproduced")
+    (row,) = build_rows([make(recipe="custom/mine", overrides={"trainer.max_epochs": 1})], all_recipes())
+    assert (row.changed, row.verdict) == ("max_epochs=1", "changed recipe")
 
 
 def test_formats_hold_the_same_rows() -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -381,21 +381,15 @@ print(imported, torch.get_num_threads(), len(batches), total(np.ones(5, np.uint8
 """
 
 
-def test_ffcv_leaves_the_threads_of_torch_and_the_types_of_numba_alone(array_file: Path) -> None:
-    """FFCV as it is sets 1 thread when imported, as many as it has workers when used, and breaks functions of others
-
-    that numba compiled for arrays of bytes: it makes the type that all of them share read-only.
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", STARTED_FRESH, array_file],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["3", "3", "2", "5", "1"]
+@pytest.fixture(scope="module")
+def fresh_process(array_file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has not imported FFCV yet. That takes it seconds: others work meanwhile."""
+    command = [sys.executable, "-c", STARTED_FRESH, array_file]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+        process.kill()
 
 
 # Image files ----------------------------------------------------------------------------------------------------------
@@ -459,6 +453,7 @@ class Recording(Augmentation):
         return boxes
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_jpegs_are_cut_where_the_boxes_say(files: ImageFiles, jpeg_file: Path) -> None:
     """Boxes of the size of the output, so nothing is resized: cut and mirrored by hand from what PIL decodes."""
     loader = ffcv_batches(files_reading(augmentation=FixedBoxes()), jpeg_file, size=16)
@@ -539,6 +534,16 @@ def test_reading_image_files_does_not_move_the_random_numbers_of_torch(files: Im
     before = torch.random.get_rng_state()
     assert len(list(FileBatches(files_reading(), files, 16, 16, workers=1))) == 3
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_ffcv_leaves_the_threads_of_torch_and_the_types_of_numba_alone(fresh_process: subprocess.Popen[str]) -> None:
+    """FFCV as it is sets 1 thread when imported, as many as it has workers when used, and breaks functions of others
+
+    that numba compiled for arrays of bytes: it makes the type that all of them share read-only.
+    """
+    printed, errors = fresh_process.communicate(timeout=120)
+    assert fresh_process.returncode == 0, errors
+    assert printed.split() == ["3", "3", "2", "5", "1"]
 
 
 # Which loader, how many workers ---------------------------------------------------------------------------------------
