@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import statistics
 import sys
 import warnings
@@ -336,7 +337,8 @@ def list_cells(recipe: Recipe, claim: Claim | None, rows: dict[tuple[str, str, s
     row = rows.get((recipe.name, protocol, metric))
     claimed = f"{claim.value:.2f} % {metric.removesuffix('_error')}, {protocol}" if claim else "–"
     judged = row.verdict if row else verdict(claim, [], was_run) if claim else "not run"
-    source = f"{recipe.published.paper}; {claim.where}" if claim else recipe.published.paper
+    found = re.match(r".*?\b\d{4}\b", recipe.published.paper)  # authors and year, without the title
+    source = (found[0] if found else recipe.published.paper) + (f"; {claim.where.split(',')[0]}" if claim else "")
     return [
         recipe.name,
         claimed,

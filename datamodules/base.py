@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from datamodules.loaders import (
     checked_workers,
     choose_loader,
 )
-from datamodules.originals import DataError, ImageArray, ImageFiles, cache_root, data_root
+from datamodules.originals import DATA_VARIABLE, DataError, ImageArray, ImageFiles, cache_root, data_root
 
 Split = Literal["train", "test"]
 
@@ -116,7 +117,12 @@ class ImageDataModule(pl.LightningDataModule):
         return ""
 
     def root_path(self) -> Path:
-        return data_root(self.root)
+        """The folder with the originals: what was named, else a folder for downloads in the cache."""
+        if self.root or os.environ.get(DATA_VARIABLE):
+            return data_root(self.root)
+        downloads = cache_root(self.cache) / "originals"
+        downloads.mkdir(exist_ok=True)
+        return downloads
 
     # -- files --------------------------------------------------------------------------------------------------------
 
