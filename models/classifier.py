@@ -141,7 +141,7 @@ def undecayed(network: nn.Module, norm: bool, bias: bool) -> set[nn.Parameter]:
 def plus_minus_one_mse(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean squared error of `logits` [B, K] to targets +1 and -1, summed over classes, averaged over counted images.
 
-    LeCun et al. 1989, "Backpropagation Applied to Handwritten Zip Code Recognition", section 4.
+    LeCun et al. 1989, "Backpropagation Applied to Handwritten Zip Code Recognition".
     """
     counted = labels != IGNORED_LABEL
     targets = 2.0 * F.one_hot(labels.clamp(min=0), logits.shape[1]).to(logits.dtype) - 1.0
