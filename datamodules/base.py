@@ -200,7 +200,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{len(train.classes)}, first difference: {first_difference(train.classes, test.classes)}): "
                 "use the same class folders in both."
             )
-        if train.mean is not None and len(train.mean) != len(self.mean):
+        if train.mean is not None and len(train.mean) != len(self.std):
             raise DataError(
                 f"data.init_args.mean (={(self.mean / 255).tolist()}) must have one number for each of the "
                 f"{len(train.mean)} channels of {self.name}, and std likewise."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
+
 from datamodules.augment import PaddedCropFlip
 from datamodules.base import ImageDataModule, Split
 from datamodules.originals import ImageArray, cache_root, read_cifar
@@ -16,6 +19,8 @@ class CIFAR10(ImageDataModule):
         batch_size: images per optimizer step, over all devices and accumulated batches.
         pad: training images are padded by this many zero pixels on every side and cut back at random; He et al. use 4.
         flip: probability that a training image is mirrored, 0 to 1; He et al. use 0.5.
+        per_pixel_mean: subtract the mean of all training images, one number per pixel and channel, instead of `mean`
+            (He et al. 2015, section 4.2). It takes reading the original files.
         mean: per channel, subtracted from the pixels / 255; default: the training images' mean.
         std: per channel, divides what is left; default: the training images' standard deviation.
         data: see `datamodules.base.ImageDataModule`.
@@ -29,6 +34,7 @@ class CIFAR10(ImageDataModule):
         batch_size: int,
         pad: int = 0,
         flip: float = 0.0,
+        per_pixel_mean: bool = False,
         mean: list[float] = [0.4914, 0.4822, 0.4465],  # noqa: B006  (never changed; shown by --help)
         std: list[float] = [0.2470, 0.2435, 0.2616],  # noqa: B006
         num_classes: int = 10,
@@ -45,6 +51,14 @@ class CIFAR10(ImageDataModule):
             augmentation=PaddedCropFlip(pad, flip) if pad or flip else None,
             **data,
         )
+        self.per_pixel_mean = per_pixel_mean
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits and, for `per_pixel_mean`, average the training images, held-out ones included."""
+        super().setup(stage)
+        if self.per_pixel_mean:
+            images = self.originals("train").images  # type: ignore[union-attr]
+            self.mean = torch.from_numpy(images.mean(axis=0, dtype=np.float64).astype(np.float32))  # [H, W, C]
 
     def read_originals(self, split: Split) -> ImageArray:
         return read_cifar(self.root_path(), 10, split, cache_root(self.cache) / "originals")
