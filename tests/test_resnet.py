@@ -205,7 +205,8 @@ def test_every_combination_of_switches_trains(
     stem: Any, in_channels: int, shortcut: Any, skip: bool, norm: Any
 ) -> None:
     torch.manual_seed(0)
-    network = ResNet([1, 2], [8, 12], stem, shortcut, skip, norm, 0.2, in_channels, num_classes=7)
+    switches = {"stem": stem, "shortcut": shortcut, "skip": skip, "norm": norm, "dropout": 0.2}
+    network = ResNet([1, 2], [8, 12], in_channels=in_channels, num_classes=7, **switches)
     logits = network(random_images(4, in_channels, 32, 32))
     assert logits.shape == (4, 7)
     network.loss(logits, torch.arange(4)).backward()
