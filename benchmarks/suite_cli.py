@@ -106,6 +106,7 @@ class SuiteCLI(LightningCLI):
         pl.seed_everything(self.seed, workers=True, verbose=False)
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
+            self.config_init["model"].load_weights()
             try_network(self.config_init["model"], self.config_init["data"])
             self.config_init["model"].configure_optimizers()
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -29,6 +30,8 @@ class Classifier(pl.LightningModule):
         label_smoothing: share of the target probability spread over all classes, 0 to 1 (cross-entropy only).
         decay_norm: whether weight decay acts on the scales and shifts of normalisation layers.
         decay_bias: whether weight decay acts on biases.
+        weights: file with weights to start from: a state dict such as torchvision publishes, or a checkpoint of this
+            suite. It must fit the network name by name; `load_weights` reads it.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Classifier(pl.LightningModule):
         label_smoothing: float = 0.0,
         decay_norm: bool = True,
         decay_bias: bool = True,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -61,8 +65,30 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.decay_norm = decay_norm
         self.decay_bias = decay_bias
+        self.weights = weights
         self.train_errors = ErrorCount()
         self.val_errors = ErrorCount()
+
+    def load_weights(self) -> None:
+        """Load the file that `weights` names, if it names one; call it when all layers are made.
+
+        Raises:
+            ValueError: the file is missing, is no file of weights, or is of another network.
+        """
+        if self.weights is not None:
+            load_state(self, self.weights)
+
+    def logit_maps(self, images: Tensor) -> Tensor:
+        """Logits at every position of the fully convolutional form. [B, C, H, W] -> [B, num_classes, h, w]
+
+        For images larger than the network's own (Sermanet et al. 2014, "OverFeat"; Simonyan, Zisserman 2015, 3.2).
+
+        Raises:
+            ValueError: the network has no such form.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no fully convolutional form, which dense evaluation needs: use 1crop or 10crop."
+        )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of `logits` [B, K] for `labels` [B]; images labelled `IGNORED_LABEL` do not count."""
@@ -113,6 +139,52 @@ class Classifier(pl.LightningModule):
         if spared:
             groups.append({"params": [p for p in self.parameters() if p in spared], "weight_decay": 0.0})
         return groups
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """The state dict in a file of weights, or in a checkpoint of Lightning.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"weights (={path}) must be a file: download it first, nothing is fetched by itself.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch and pickle make of it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"weights (={path}) must be a file that torch.save wrote ({reason}).") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"weights (={path}) must hold a state dict, names and tensors; it holds something else.")
+    return state
+
+
+def load_state(network: nn.Module, path: str) -> None:
+    """Load the state dict in the file at `path` into `network`, every name of it and no other.
+
+    Raises:
+        ValueError: the file is unfit; the message says how many names and shapes differ, and the first few.
+    """
+    theirs = read_state(path)
+    ours = network.state_dict()
+    # networks saved before 2017, as torchvision's AlexNet and VGG, hold no batch counts; they serve no purpose here
+    counts = {name for name in ours if name.endswith(".num_batches_tracked")}
+    missing = sorted(set(ours) - set(theirs) - counts)
+    unknown = sorted(set(theirs) - set(ours))
+    shapes = [
+        f"{name} {list(theirs[name].shape)} instead of {list(ours[name].shape)}"
+        for name in ours
+        if name in theirs and theirs[name].shape != ours[name].shape
+    ]
+    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
+    if found:
+        raise ValueError(
+            f"weights (={path}) must fit {type(network).__name__} name by name: {'; '.join(found)}. Take the file of "
+            "this very network, or change the network's settings to it."
+        )
+    network.load_state_dict(theirs, strict=not counts)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
