@@ -7,6 +7,7 @@ ResNet (He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition"
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -317,15 +318,15 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def calm_branches(last_convolutions: list[nn.Conv2d]) -> None:
+def calm_branches(last_convolutions: Sequence[nn.Module]) -> None:
     """Divide the last convolution of each of L residual branches by the root of L, in place.
 
     Without norms every block doubles the variance, 2^L in all, and a deep network starts with logits in the thousands;
     with branches of variance 1/L it is (1 + 1/L)^L, less than e (Hanin, Rolnick 2018; Zhang, Dauphin, Ma 2019).
     """
     with torch.no_grad():
-        for convolution_ in last_convolutions:
-            convolution_.weight /= math.sqrt(len(last_convolutions))
+        for layer in last_convolutions:
+            layer.weight /= math.sqrt(len(last_convolutions))  # type: ignore[operator, assignment]
 
 
 def check_stages(depths: list[int], widths: list[int]) -> None:
