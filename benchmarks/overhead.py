@@ -112,9 +112,9 @@ def bare_seconds(recipe: str, steps: int) -> float:
             if step == WARM_UP_STEPS:
                 wait_for_device(device)
                 started = perf_counter()
-            images, labels = next(batches)
-            images = cli.datamodule.normalise(images.to(device, non_blocking=True))
-            loss = network.loss(network(images), labels.to(device, non_blocking=True))
+            batch = tuple(part.to(device, non_blocking=True) for part in next(batches))
+            images, labels = cli.datamodule.on_after_batch_transfer(batch, 0)
+            loss = network.loss(network(images), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

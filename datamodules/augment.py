@@ -5,6 +5,8 @@ the same way whichever loader reads it, and again when a run is resumed. Decisio
 
 A box is one row of int32: top, left, height, width of the crop in the image, and 1 if the crop is then mirrored. A box
 may reach beyond the image; what lies outside is 0. B is the number of images in a batch.
+
+Draw numbers: 0 to 19 shape a crop, 100 and 101 place it, 102 mirrors it, 200 to 205 change its colours.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from numpy.typing import NDArray
 TOP, LEFT, HEIGHT, WIDTH, MIRROR = range(5)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increment of splitmix64
+
+# Principal components of ImageNet's RGB pixels in [0, 1], as fb.resnet.torch (datasets/imagenet.lua) has them: the
+# eigenvalues of the covariance, and the eigenvectors in columns, one row for each of red, green and blue.
+RGB_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+RGB_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
 def uniform(seed: int, epoch: int, samples: NDArray[np.int64], draw: int) -> NDArray[np.float64]:
@@ -35,6 +42,12 @@ def _mix(x: Any) -> Any:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def normal(seed: int, epoch: int, samples: NDArray[np.int64], draw: int) -> NDArray[np.float64]:
+    """Standard normal numbers, one per sample, from the draws `draw` and `draw` + 1 (Box and Muller 1958). [B]"""
+    radius = np.sqrt(-2 * np.log1p(-uniform(seed, epoch, samples, draw)))
+    return radius * np.cos(2 * np.pi * uniform(seed, epoch, samples, draw + 1))
 
 
 class Augmentation:
@@ -133,6 +146,89 @@ class RandomResizedCrop(Augmentation):
         boxes[:, TOP], boxes[:, LEFT] = (heights - height) // 2, (widths - width) // 2
         boxes[:, HEIGHT], boxes[:, WIDTH] = height, width
         return boxes
+
+
+@dataclass(frozen=True)
+class ScaleJitter(Augmentation):
+    """The image resized to a random short side, then a random size x size crop of it, mirrored half the time.
+
+    Simonyan and Zisserman 2015 (VGG), section 3.1, and He et al. 2015, section 3.4. The short side is a whole number,
+    both bounds included, as in fb.resnet.torch. The box is the crop's place before the resizing, rounded to whole
+    pixels there: the crop is cut first and then resized, which is the same but for the pixels along its edge.
+
+    Args:
+        size: height and width in pixels of the crop.
+        short_side: smallest and largest short side in pixels; at least `size`.
+        flip: probability of mirroring, 0 to 1.
+        central: crops lie in the central square of the resized image, as in Krizhevsky et al. 2012, section 2.
+    """
+
+    size: int
+    short_side: tuple[int, int]
+    flip: float = 0.5
+    central: bool = False
+
+    def boxes(
+        self,
+        seed: int,
+        epoch: int,
+        samples: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+    ) -> NDArray[np.int32]:
+        smallest, largest = self.short_side
+        short_side = smallest + np.floor(uniform(seed, epoch, samples, 0) * (largest - smallest + 1))
+        short = np.minimum(heights, widths)
+        side = np.maximum(1, np.rint(short * self.size / short_side))
+        tall, wide = (short, short) if self.central else (heights, widths)  # the region in which crops lie
+        boxes = np.empty((len(samples), 5), np.int32)
+        boxes[:, TOP] = (heights - tall) // 2 + np.floor(uniform(seed, epoch, samples, 100) * (tall - side + 1))
+        boxes[:, LEFT] = (widths - wide) // 2 + np.floor(uniform(seed, epoch, samples, 101) * (wide - side + 1))
+        boxes[:, HEIGHT] = boxes[:, WIDTH] = side
+        boxes[:, MIRROR] = uniform(seed, epoch, samples, 102) < self.flip
+        return boxes
+
+
+def colour_offsets(seed: int, epoch: int, samples: NDArray[np.int64], deviation: float) -> NDArray[np.float32]:
+    """What is added to all pixels (0 to 255) of each image, per channel. [B, 3]
+
+    Krizhevsky et al. 2012, section 4.1: the sum over the principal components of RGB, eigenvector times eigenvalue
+    times a normal number of standard deviation `deviation`. Pixels are in [0, 1] there, as in fb.resnet.torch: on a
+    scale of 255 the eigenvalues would be 255^2 times as large, and the noise would hide the image. Krizhevsky's later
+    code (cuda-convnet2, convdata.py) has their roots instead and divides the noisy image by 1 + `deviation`; we follow
+    the paper.
+    """
+    alphas = np.stack([deviation * normal(seed, epoch, samples, draw) for draw in (200, 202, 204)], axis=1)
+    return (255 * (alphas * RGB_EIGENVALUES) @ RGB_EIGENVECTORS.T).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Crops that grow in the course of a training: progressive resizing, as in ffcv-imagenet's `get_resolution`.
+
+    Args:
+        smallest: height and width in pixels up to the epoch `first`.
+        largest: height and width in pixels from the epoch `last` on; between them the nearest multiple of 32.
+    """
+
+    smallest: int
+    largest: int
+    first: int
+    last: int
+
+    def size_in(self, epoch: int) -> int:
+        """Height and width in pixels in that epoch, the first being 0."""
+        if epoch <= self.first:
+            return self.smallest
+        if epoch >= self.last:
+            return self.largest
+        between = np.interp(epoch, [self.first, self.last], [self.smallest, self.largest])
+        return int(np.clip(32 * np.round(between / 32), self.smallest, self.largest))
+
+
+def size_in(epoch: int, size: int | Growth) -> int:
+    """Height and width in pixels in that epoch of crops that grow or keep their size."""
+    return size.size_in(epoch) if isinstance(size, Growth) else size
 
 
 def cut_same_size(images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> NDArray[np.uint8]:

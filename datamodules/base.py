@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules import beton
-from datamodules.augment import Augmentation
-from datamodules.batches import Batches, Reading
+from datamodules.augment import Augmentation, Growth
+from datamodules.batches import CENTRE, Batches, Reading, View
 from datamodules.loaders import (
     ArrayBatches,
     FileBatches,
@@ -86,6 +88,10 @@ class ImageDataModule(pl.LightningDataModule):
         self.cache = cache
         self.seed = seed
         self.settings = beton.BetonSettings()
+        self.train_size: int | Growth = image_size  # of what is cut from image files, as are the next two
+        self.eval_size = self.eval_resize = image_size  # central crop, and short side before it is cut
+        self.colour_noise = 0.0
+        self.view = CENTRE
         self._originals: dict[Split, ImageArray | ImageFiles] = {}
         self._manifests: dict[Split, beton.Manifest] = {}
         self.mean = torch.tensor([255 * value for value in mean])
@@ -222,8 +228,51 @@ class ImageDataModule(pl.LightningDataModule):
         return self._batches("train", self._train_and_held_out()[1], self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> Batches:
+        """The test images, as `view` wants them; `viewed_as` changes it."""
         samples = np.arange(self.manifest("test").count)
-        return self._batches("test", samples, self.eval_batch_size, shuffle=False)
+        return self._batches("test", samples, self._viewed_batch_size(), shuffle=False)
+
+    @contextmanager
+    def viewed_as(self, view: View) -> Iterator[None]:
+        """Within it, test images come as `view` wants them.
+
+        Raises:
+            DataError: this dataset cannot give them so.
+        """
+        self.check_view(view)
+        self.view = view
+        try:
+            yield
+        finally:
+            self.view = CENTRE
+
+    def check_view(self, view: View) -> None:
+        """Refuse a view for which images are too small.
+
+        Raises:
+            DataError: it wants more than the central crop, of images that have no more or not at that short side.
+        """
+        if view.part != "centre" and self.stored_size is not None:
+            raise DataError(
+                f"images of {self.name} ({self.stored_size} pixels) must be image files to be evaluated by several "
+                "crops or densely: there is no larger picture to cut from. Use the protocols 1crop or flip."
+            )
+        smallest = min(view.short_sides, default=self.eval_resize)
+        if smallest < self.eval_size:
+            raise DataError(
+                f"a short side (={smallest}) must be at least data.init_args.eval_size (={self.eval_size}), the size "
+                "of a crop in evaluation: use another protocol, or a smaller eval_size."
+            )
+
+    def _viewed_batch_size(self) -> int:
+        """As many images as keep a batch at the pixels of `eval_batch_size` central crops; one where sizes differ."""
+        if self.view.part == "centre":
+            return self.eval_batch_size
+        if self.view.part == "whole":
+            return 1
+        squares = 3 if self.view.part == "squares" else 1
+        pixels = squares * sum(side**2 for side in self.view.short_sides or (self.eval_resize,))
+        return max(1, self.eval_batch_size * self.eval_size**2 // pixels)
 
     def _train_and_held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the training images to train on, and of those held out, both in order.
@@ -241,6 +290,8 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
             augmentation=self.augmentation if shuffle else None,
+            colour_noise=self.colour_noise if shuffle else 0.0,
+            view=self.view if split == "test" else CENTRE,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer and shuffle else 1,
@@ -249,16 +300,14 @@ class ImageDataModule(pl.LightningDataModule):
         if self.reads_beton(split) and (shuffle or self.stored_size is not None):
             from datamodules.ffcv_batches import FFCVBatches
 
-            size = None if self.stored_size is not None else self.image_size
+            size = None if self.stored_size is not None else self.train_size
             return FFCVBatches(reading, self.beton_path(split), size, workers)
         originals = self.originals(split)
         if isinstance(originals, ImageArray):
             return ArrayBatches(reading, originals)
-        return FileBatches(reading, originals, self.image_size, self.resize(), workers)
-
-    def resize(self) -> int:
-        """Short side, in pixels, to which an image file is resized before the central `image_size` is cut."""
-        return self.image_size
+        return FileBatches(
+            reading, originals, self.train_size if shuffle else self.eval_size, self.eval_resize, workers
+        )
 
     def _batch_size_per_rank(self) -> int:
         """`batch_size` divided among ranks and accumulated batches.
@@ -278,26 +327,32 @@ class ImageDataModule(pl.LightningDataModule):
     def _local_world_size(self) -> int:
         return self.trainer.num_devices if self.trainer else 1
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """uint8 [B, H, W, C] -> float32 [B, C, image_size, image_size], see `normalise`."""
-        images, labels = batch
-        images = self.normalise(images)
+    def on_after_batch_transfer(self, batch: tuple[Any, ...], dataloader_idx: int) -> tuple[Any, Tensor]:
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], see `normalise`; each of them where there are several."""
+        images, labels, *offsets = batch
+        if isinstance(images, tuple):
+            return tuple(self._to_inputs(part) for part in images), labels
+        return self._to_inputs(images, *offsets), labels
+
+    def _to_inputs(self, images: Tensor, offsets: Tensor | None = None) -> Tensor:
+        images = self.normalise(images, offsets)
         if self.trainer is not None:  # Lightning has converted its inputs before; these are new
             images = self.trainer.precision_plugin.convert_input(images)
-        return images, labels
+        return images
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Black border up to `image_size`, minus mean, over std; channels-last in memory.
+    def normalise(self, images: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Images that are stored smaller than `image_size` get a black border; minus mean, over std.
 
-        uint8 [B, H, W, C] -> float32 [B, C, image_size, image_size]
+        uint8 [B, H, W, C] -> float32 [B, C, H, W], channels-last in memory. `offsets` [B, C] are added to the pixels.
         """
-        border = self.image_size - images.shape[1]
+        border = self.image_size - images.shape[1] if self.stored_size is not None else 0
         if border:
             before = border // 2
             images = F.pad(images, (0, 0, before, border - before, before, border - before))
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        return ((images - self.mean) / self.std).permute(0, 3, 1, 2)
+        mean = self.mean if offsets is None else self.mean - offsets[:, None, None]
+        return ((images - mean) / self.std).permute(0, 3, 1, 2)
 
 
 def first_difference(ours: list[str], theirs: list[str]) -> str:

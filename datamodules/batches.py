@@ -1,22 +1,42 @@
 """Which samples make a batch: the order of an epoch, the share of a rank, and the interface that all loaders have.
 
-A batch is (images, labels): uint8 [B, H, W, C] and int64 [B], both fresh tensors that may be kept.
+A batch is (images, labels): uint8 [B, H, W, C] and int64 [B], both fresh tensors that may be kept. With colour noise a
+third part, float32 [B, C], is to be added to each image's pixels. In evaluation a `View` may make the images a tuple.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.augment import Augmentation
+from datamodules.augment import Augmentation, colour_offsets
 from datamodules.originals import DataError
 
 IGNORED_LABEL = -100  # on images that only fill up a rank's last batch; torch's cross-entropy skips it
+
+
+@dataclass(frozen=True)
+class View:
+    """What evaluation cuts from each image after its short side was resized.
+
+    Args:
+        part: `centre`, the central crop of the network's size, as one tensor [B, H, W, C]. The others come as tuples of
+            such tensors: `square`, the central square; `squares`, the left, central and right square, or the top,
+            central and bottom one; `whole`, the whole image, whose sizes differ, so that a batch is one image.
+        short_sides: short sides in pixels, one after the other; none: the dataset's own, `eval_resize`.
+    """
+
+    part: Literal["centre", "square", "squares", "whole"] = "centre"
+    short_sides: tuple[int, ...] = ()
+
+
+CENTRE = View()
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,8 @@ class Reading:
     shuffle: bool
     seed: int = 0
     augmentation: Augmentation | None = None
+    colour_noise: float = 0.0  # standard deviation of the normal numbers of `augment.colour_offsets`
+    view: View = CENTRE  # where there is no augmentation
     rank: int = 0
     world_size: int = 1
     accumulate: int = 1  # batches per optimizer step: an epoch holds whole steps only
@@ -92,15 +114,22 @@ class Batches:
     def __len__(self) -> int:
         return len(self.reading)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """A generator, so the epoch is settled at the first `next`: Lightning calls `iter` before it sets the epoch."""
         batches = self.reading.batches(self.epoch)
         pixels = self.read([samples for samples, _ in batches])
-        for (_, counted), (images, labels) in zip(batches, pixels, strict=True):
+        for (samples, counted), (images, labels) in zip(batches, pixels, strict=True):
             if not counted.all():
                 labels[torch.from_numpy(~counted)] = IGNORED_LABEL
-            yield images, labels
+            yield (images, labels, *self._offsets(samples))
 
-    def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _offsets(self, samples: NDArray[np.int64]) -> list[Tensor]:
+        """The third part of a batch: none without colour noise."""
+        reading = self.reading
+        if not reading.colour_noise:
+            return []
+        return [torch.from_numpy(colour_offsets(reading.seed, self.epoch, samples, reading.colour_noise))]
+
+    def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Any, Tensor]]:
         """Images and labels of each batch of sample numbers, in order."""
         raise NotImplementedError

@@ -44,7 +44,7 @@ from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH
+from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, size_in
 from datamodules.batches import Batches, Reading
 
 torch.set_num_threads(TORCH_THREADS)
@@ -77,17 +77,26 @@ OSCacheManager.compile_reader = _compile_reader
 class FFCVBatches(Batches):
     """Reads the .beton at `path`; `workers` threads decode while the network trains.
 
-    `size` is the height and width to which the boxes of image files are resized; None for arrays, which keep their own.
+    `size` is the height and width to which the boxes of image files are resized, or how these grow; None for arrays,
+    which keep their own.
     """
 
-    def __init__(self, reading: Reading, path: Path, size: int | None, workers: int) -> None:
+    def __init__(self, reading: Reading, path: Path, size: int | Growth | None, workers: int) -> None:
         super().__init__(reading)
-        self.loader = compiled_loader(path, size, workers, path.stat().st_mtime_ns)
+        self.path = path
+        self.size = size
+        self.workers = workers
+        self.compiled()  # before the first epoch's clock runs
+
+    def compiled(self) -> Loader:
+        """FFCV's loader for the size that images have in this epoch."""
+        size = None if self.size is None else size_in(self.epoch, self.size)
+        return compiled_loader(self.path, size, self.workers, self.path.stat().st_mtime_ns)
 
     def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = copy(self.loader)
+        loader = copy(self.compiled())
         loader.batch_size = max(len(batch) for batch in batches)
-        all_labels = self.loader.reader.metadata["f1"]
+        all_labels = loader.reader.metadata["f1"]
         epoch = BoxedEpoch(loader, np.concatenate(batches), self.reading, self.epoch)
         try:
             for batch in batches:
@@ -99,7 +108,7 @@ class FFCVBatches(Batches):
 
 @lru_cache(maxsize=32)
 def compiled_loader(path: Path, size: int | None, workers: int, written_ns: int) -> Loader:
-    """FFCV's loader of `path`, compiled once a process: its pipeline does not depend on batch size, order or epoch.
+    """FFCV's loader of `path`, compiled once a process and size: batch size, order and epoch do not matter to it.
 
     `written_ns`, the time at which the file was written, makes a file that was removed and made anew another one.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, cut_same_size
-from datamodules.batches import Batches, Reading
+from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, cut_same_size, size_in
+from datamodules.batches import Batches, Reading, View
 from datamodules.originals import DataError, ImageArray, ImageFiles
 
 LoaderName = Literal["auto", "ffcv", "torch"]
@@ -45,37 +45,43 @@ class ArrayBatches(Batches):
 class FileBatches(Batches):
     """The `torch` loader of image files: PIL decodes, crops and resizes in `workers` processes of a DataLoader."""
 
-    def __init__(self, reading: Reading, originals: ImageFiles, size: int, resize: int, workers: int) -> None:
+    def __init__(self, reading: Reading, originals: ImageFiles, size: int | Growth, resize: int, workers: int) -> None:
         super().__init__(reading)
         self.cropped = CroppedFiles(originals, reading, size, resize)
         self.workers = workers
 
-    def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Any, Tensor]]:
         keyed = [[(self.epoch, int(sample)) for sample in samples] for samples in batches]
         # A generator of its own: DataLoader draws a number, unused here, which would change a network's dropout.
-        yield from DataLoader(self.cropped, batch_sampler=keyed, num_workers=self.workers, generator=torch.Generator())
+        loader = DataLoader(self.cropped, batch_sampler=keyed, num_workers=self.workers, generator=torch.Generator())
+        for images, labels in loader:
+            yield tuple(images) if isinstance(images, list) else images, labels
 
 
-class CroppedFiles(Dataset[tuple[Tensor, int]]):
-    """Image files cut to size x size: boxes of the augmentation, else short side to `resize` and the centre."""
+class CroppedFiles(Dataset[tuple[Any, int]]):
+    """Image files, cut by the boxes of the augmentation to size x size, else by the reading's view.
 
-    def __init__(self, originals: ImageFiles, reading: Reading, size: int, resize: int) -> None:
+    `resize` is the short side in pixels of a view that names none.
+    """
+
+    def __init__(self, originals: ImageFiles, reading: Reading, size: int | Growth, resize: int) -> None:
         self.originals = originals
         self.reading = reading
         self.size = size
         self.resize = resize
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int]:
         epoch, sample = key
         pixels = self.originals.decode(sample)
+        size = size_in(epoch, self.size)
         reading = self.reading
+        label = int(self.originals.labels[sample])
         if reading.augmentation is None:
-            cropped = centre_crop(pixels, self.size, self.resize)
-        else:
-            height, width = (np.array([length]) for length in pixels.shape[:2])
-            box = reading.augmentation.boxes(reading.seed, epoch, np.array([sample]), height, width)[0]
-            cropped = resized_crop(pixels, box, self.size)
-        return torch.from_numpy(cropped), int(self.originals.labels[sample])
+            cut = [torch.from_numpy(part) for part in viewed(pixels, reading.view, size, self.resize)]
+            return cut[0] if reading.view.part == "centre" else tuple(cut), label
+        height, width = (np.array([length]) for length in pixels.shape[:2])
+        box = reading.augmentation.boxes(reading.seed, epoch, np.array([sample]), height, width)[0]
+        return torch.from_numpy(resized_crop(pixels, box, size)), label
 
 
 def resized_crop(pixels: NDArray[np.uint8], box: NDArray[np.int32], size: int) -> NDArray[np.uint8]:
@@ -87,14 +93,32 @@ def resized_crop(pixels: NDArray[np.uint8], box: NDArray[np.int32], size: int) -
     return np.ascontiguousarray(resized[:, ::-1]) if box[MIRROR] else resized.copy()
 
 
-def centre_crop(pixels: NDArray[np.uint8], size: int, resize: int) -> NDArray[np.uint8]:
-    """torchvision's Resize(resize), CenterCrop(size) on a PIL image, the reference of published weights."""
+def viewed(pixels: NDArray[np.uint8], view: View, size: int, resize: int) -> list[NDArray[np.uint8]]:
+    """What `view` cuts from `pixels` [H, W, 3], for one short side after the other, with PIL and torchvision.
+
+    torchvision's Resize(short side) and CenterCrop on a PIL image are the reference of published weights. `size` is
+    that of the central crop, `resize` the short side where the view names none.
+    """
     from PIL import Image
     from torchvision.transforms.functional import center_crop
     from torchvision.transforms.functional import resize as resize_short_side
 
-    image = resize_short_side(Image.fromarray(pixels), [resize])
-    return np.array(center_crop(image, [size]))
+    image = Image.fromarray(pixels)
+    cut = []
+    for short_side in view.short_sides or (resize,):
+        resized = resize_short_side(image, [short_side])
+        if view.part == "centre":
+            cut.append(center_crop(resized, [size]))
+        elif view.part == "square":
+            cut.append(center_crop(resized, [short_side]))
+        elif view.part == "squares":
+            ends = resized.width - short_side, resized.height - short_side  # of the way, one of which is 0
+            cut.append(resized.crop((0, 0, short_side, short_side)))
+            cut.append(center_crop(resized, [short_side]))
+            cut.append(resized.crop((*ends, ends[0] + short_side, ends[1] + short_side)))
+        else:
+            cut.append(resized)
+    return [np.array(image) for image in cut]
 
 
 def choose_loader(asked: LoaderName) -> tuple[Literal["ffcv", "torch"], str]:

@@ -617,6 +617,25 @@ def open_imagenet(root: Path, split: Literal["train", "val"], classes: Sequence[
     )
 
 
+def open_imagenet_2010(root: Path, split: Literal["train", "test"], classes: Sequence[str] | None) -> ImageFiles:
+    """ILSVRC-2010: a folder per class below train and test, in root/imagenet2010 or in root.
+
+    classes as in `open_imagenet`. Raises DataError if there is no such dataset, or a class is unknown or empty.
+    """
+    _check_choice("ImageNet 2010 split", split, ("train", "test"))
+    places = [root / "imagenet2010", root]
+    for place in places:
+        if (place / split).is_dir():
+            return _open_folder(place / split, split, classes)
+    raise _not_found(
+        f"ImageNet 2010 {split}",
+        [f"{place}/{split}/" for place in places],
+        "It is not downloaded: its terms want everyone to register, at https://image-net.org.",
+        f"the folder {split}/<class>/*.JPEG",
+        root / "imagenet2010",
+    )
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
@@ -661,7 +680,7 @@ def _open_folder(folder: Path, split: str, classes: Sequence[str] | None) -> Ima
         if not available:
             raise DataError(
                 f"{folder}: holds no class folders, must hold one per class, such as n01440764/. Sort the images into "
-                f"folders, or remove this one and put {IMAGENET_TAR[split]} where it was."
+                "folders, or remove this one and put the official tar file of ILSVRC-2012 where it was."
             )
         chosen = _choose(available, classes, folder)
         with ThreadPoolExecutor(max_workers=16) as pool:  # a million sizes, each a round trip on a network disk

@@ -124,7 +124,40 @@ def test_settings_that_cannot_be_are_refused(make: Any, message: str) -> None:
         (lambda: CIFAR100(batch_size=1, flip=-0.1), r"flip \(=-0.1\) must lie in \[0, 1\]"),
         (lambda: ImageNet(batch_size=1, scale=(0.0, 1.0)), r"scale \(=\(0.0, 1.0\)\) must be two shares"),
         (lambda: ImageNet(batch_size=1, scale=(0.9, 0.5)), r"smallest <= largest"),
-        (lambda: ImageNet(batch_size=1, eval_resize=200), r"eval_resize \(=200\) must be at least image_size \(=224\)"),
+        (lambda: ImageNet(batch_size=1, eval_resize=200), r"eval_size \(=224; .*\) must be 1 to eval_resize \(=200\)"),
+        (lambda: ImageNet(batch_size=1, eval_size=0), r"eval_size \(=0; .*\) must be 1 to eval_resize \(=256\)"),
+        (lambda: ImageNet(batch_size=1, flip=2), r"flip \(=2\) must lie in \[0, 1\]: it is the probability"),
+        (lambda: ImageNet(batch_size=1, colour_noise=-0.1), r"colour_noise \(=-0.1\) must not be negative; 0 is none"),
+        (
+            lambda: ImageNet(batch_size=1, crop="rrc"),
+            r"crop \(=rrc\) must be random_resized, scale_jitter or central_square",
+        ),
+        (
+            lambda: ImageNet(batch_size=1, short_side=[256, 480]),
+            r"short_side \(=\[256, 480\]\) needs crop: scale_jitter or central_square; leave it out",
+        ),
+        (
+            lambda: ImageNet(batch_size=1, crop="scale_jitter"),
+            r"short_side \(=None\) must be two lengths in pixels, image_size \(=224\) <= smallest <= largest",
+        ),
+        (
+            lambda: ImageNet(batch_size=1, crop="central_square", short_side=[200, 256]),
+            r"short_side \(=\[200, 256\]\) must be two lengths in pixels, image_size \(=224\) .* central_square",
+        ),
+        (
+            lambda: ImageNet(batch_size=1, crop="scale_jitter", short_side=[256, 480], scale=(0.5, 1.0)),
+            r"scale \(=\(0.5, 1.0\)\) needs crop: random_resized; leave it out, scale_jitter has short_side",
+        ),
+        (
+            lambda: ImageNet(batch_size=1, grow_from=256, grow_epochs=[0, 9]),
+            r"grow_from \(=256\) must be 1 to image_size \(=224\) pixels: or leave out grow_epochs",
+        ),
+        (lambda: ImageNet(batch_size=1, grow_epochs=[0, 9]), r"grow_from \(=None\) must be 1 to image_size"),
+        (
+            lambda: ImageNet(batch_size=1, grow_from=128),
+            r"grow_epochs \(=None\) must be two epochs, 0 <= last at grow_from < first .*: or leave out grow_from",
+        ),
+        (lambda: ImageNet(batch_size=1, grow_from=128, grow_epochs=[5, 5]), r"grow_epochs \(=\[5, 5\]\) must be two"),
     ],
 )
 def test_augmentations_that_cannot_be_are_refused(make: Any, message: str) -> None:
