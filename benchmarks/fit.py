@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -15,13 +16,14 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks import results
-from benchmarks.callbacks import read_rows
-from benchmarks.protocols import Evaluation, check_protocols
+from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.protocols import Evaluation, check_evaluation, check_protocols, find_protocol
 from benchmarks.published import Published
 from benchmarks.recipe import RecipeError, identity
-from benchmarks.runs import RunError
+from benchmarks.runs import Run, RunError
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 from benchmarks.throughput import summary
+from datamodules.files import write_whole
 
 log = logging.getLogger("benchmarks")
 
@@ -47,9 +49,23 @@ def fit(arguments: list[str]) -> int:
         if cli.config.again and is_first_process():
             run.set_aside()
         run.make()
-        with logged(run.log) if is_first_process() else nullcontext():
+        with logged(run.log) if is_first_process() else nullcontext(), divergence_recorded(run):
             train(cli, protocols, started)
     return 0
+
+
+@contextmanager
+def divergence_recorded(run: Run) -> Iterator[None]:
+    """Leave `diverged.json` in the run folder if training diverges, which `ablate` takes for an outcome."""
+    if is_first_process():
+        run.diverged.unlink(missing_ok=True)
+    try:
+        yield
+    except TrainingDivergedError as error:
+        if is_first_process():
+            record = {"why": str(error), "commit": results.commit(), "finished": results.now()}
+            write_whole(run.diverged, json.dumps(record, indent=1) + "\n")
+        raise
 
 
 def check_options(cli: SuiteCLI) -> None:
@@ -83,6 +99,7 @@ def train(cli: SuiteCLI, protocols: list[str], started: float) -> None:
         check_checkpoint(run.checkpoint)
     cli.build(cli.callbacks())
     check_size(cli)
+    check_evaluation(protocols, cli.model, cli.datamodule)
     if cli.trainer.is_global_zero:
         run.resolved_recipe.write_text(cli.recipe_text(), encoding="utf-8")
         loader, why = cli.datamodule.chosen_loader
@@ -130,8 +147,9 @@ def evaluate(cli: SuiteCLI, protocols: list[str]) -> dict[str, dict[str, float]]
     expected = cli.datamodule.manifest("test").count
     errors = {}
     for protocol in protocols:
-        evaluation = Evaluation(cli.model, protocol, expected)
-        with quiet_warnings(), stoppable(cli.trainer):
+        evaluation = Evaluation(cli.model, protocol, expected, cli.datamodule.eval_size)
+        view = cli.datamodule.viewed_as(find_protocol(protocol).view)
+        with view, quiet_warnings(), stoppable(cli.trainer):
             cli.trainer.test(evaluation, datamodule=cli.datamodule, verbose=False)
         errors[protocol] = evaluation.errors
     return errors
@@ -228,6 +246,7 @@ def test(arguments: list[str]) -> int:
     cli = SuiteCLI("test", arguments)
     protocols = protocols_of(cli.recipe.published)
     load_weights(cli)
+    check_evaluation(protocols, cli.model, cli.datamodule)
     for protocol, found in evaluate(cli, protocols).items():
         print(
             f"{protocol}: top-1 error {found['top1_error']:.2f} %, top-5 error {found['top5_error']:.2f} % "

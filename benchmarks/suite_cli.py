@@ -197,24 +197,25 @@ COMMANDS = {
 
 
 def try_network(network: Classifier, data: ImageDataModule) -> None:
-    """One black image through the network, which comes back as it was.
+    """One black image of every size that it will see through the network, which comes back as it was.
 
     Raises:
-        ValueError: the network does not take images of this size, or does not tell as many classes.
+        ValueError: the network does not take images of some size, or does not tell as many classes.
     """
-    image = torch.zeros(1, len(data.mean), data.image_size, data.image_size)
     training = network.training
-    try:
-        with torch.no_grad():
-            logits = network.eval()(image)
-    except RuntimeError as error:  # torch's own complaint about shapes
-        raise ValueError(f"the network does not take images of shape {list(image.shape[1:])}: {error}") from None
-    finally:
-        network.train(training)
-    if logits.shape != (1, data.num_classes):
-        raise ValueError(
-            f"the network gives {list(logits.shape[1:])} scores, the dataset has {data.num_classes} classes."
-        )
+    for size in data.sizes():
+        image = torch.zeros(1, len(data.mean), size, size)
+        try:
+            with torch.no_grad():
+                logits = network.eval()(image)
+        except RuntimeError as error:  # torch's own complaint about shapes
+            raise ValueError(f"the network does not take images of shape {list(image.shape[1:])}: {error}") from None
+        finally:
+            network.train(training)
+        if logits.shape != (1, data.num_classes):
+            raise ValueError(
+                f"the network gives {list(logits.shape[1:])} scores, the dataset has {data.num_classes} classes."
+            )
 
 
 def data_seed(seed: bool | int) -> int:

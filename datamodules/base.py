@@ -264,6 +264,11 @@ class ImageDataModule(pl.LightningDataModule):
                 "of a crop in evaluation: use another protocol, or a smaller eval_size."
             )
 
+    def sizes(self) -> list[int]:
+        """Every height and width in pixels that training crops begin and end with, and that of evaluation's."""
+        first = self.train_size.smallest if isinstance(self.train_size, Growth) else self.train_size
+        return sorted({first, self.image_size, self.eval_size})
+
     def _viewed_batch_size(self) -> int:
         """As many images as keep a batch at the pixels of `eval_batch_size` central crops; one where sizes differ."""
         if self.view.part == "centre":
