@@ -4,11 +4,25 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import stats
 from torchvision import transforms
 
 from datamodules import augment
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, PaddedCropFlip, RandomResizedCrop, cut_same_size
+from datamodules.augment import (
+    HEIGHT,
+    LEFT,
+    MIRROR,
+    TOP,
+    WIDTH,
+    Growth,
+    PaddedCropFlip,
+    RandomResizedCrop,
+    ScaleJitter,
+    colour_offsets,
+    cut_same_size,
+    size_in,
+)
 
 # All seeds are fixed, so a p-value is the same in every run: below this one the draws are not what they claim.
 SMALLEST_P = 1e-3
@@ -129,7 +143,7 @@ def test_padded_crop_takes_every_place_and_side_equally_often() -> None:
 @pytest.mark.parametrize("flip", [0.0, 0.1, 0.5, 1.0])
 def test_images_are_mirrored_as_often_as_asked(flip: float) -> None:
     count = 20_000
-    for augmentation in (PaddedCropFlip(0, flip), RandomResizedCrop(flip=flip)):
+    for augmentation in (PaddedCropFlip(0, flip), RandomResizedCrop(flip=flip), ScaleJitter(24, (24, 48), flip)):
         boxes = augmentation.boxes(0, 0, np.arange(count), *sizes(32, 32, count))
         mirrored = int(boxes[:, MIRROR].sum())
         if flip in (0.0, 1.0):
@@ -235,6 +249,140 @@ def test_a_batch_of_unequal_images_gets_the_boxes_of_each_alone() -> None:
 def test_a_crop_of_the_whole_square_is_the_whole_square() -> None:
     boxes = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0).boxes(0, 0, np.arange(9), *sizes(24, 24, 9))
     assert boxes.tolist() == [[0, 0, 24, 24, 0]] * 9
+
+
+# Scale jitter and central square --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_short_sides_are_whole_numbers_equally_often(central: bool) -> None:
+    """On an image so large that the side of the box tells them apart: 224 / short side of it."""
+    count, short = 40_000, 1_000_000
+    boxes = ScaleJitter(224, (256, 480), 0.5, central).boxes(3, 4, np.arange(count), *sizes(short, 2 * short, count))
+    assert (boxes[:, HEIGHT] == boxes[:, WIDTH]).all()
+    short_sides = np.rint(224 * short / boxes[:, HEIGHT]).astype(int)
+    assert (boxes[:, HEIGHT] == np.rint(224 * short / short_sides)).all()
+    counts = np.bincount(short_sides - 256)
+    assert len(counts) == 480 - 256 + 1
+    assert stats.chisquare(counts).pvalue > SMALLEST_P
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (256, 384), (340, 256)])
+def test_crops_of_an_image_already_resized_take_every_place_equally_often(height: int, width: int) -> None:
+    """At a short side of 256 nothing is resized: the box is 224 pixels at each of 33 places of the short side."""
+    count = 40_000
+    boxes = ScaleJitter(224, (256, 256), 0.0).boxes(0, 1, np.arange(count), *sizes(height, width, count))
+    assert (boxes[:, [HEIGHT, WIDTH]] == 224).all()
+    for column, length in ((TOP, height), (LEFT, width)):
+        counts = np.bincount(boxes[:, column])
+        assert len(counts) == length - 224 + 1
+        assert stats.chisquare(counts).pvalue > SMALLEST_P
+    assert abs(np.corrcoef(boxes[:, TOP], boxes[:, LEFT])[0, 1]) < 4 / np.sqrt(count)
+
+
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(256, 384, 0, 64), (500, 256, 122, 0), (256, 257, 0, 0)])
+def test_central_crops_lie_in_the_central_square(height: int, width: int, top: int, left: int) -> None:
+    count = 20_000
+    boxes = ScaleJitter(224, (256, 256), 0.0, central=True).boxes(0, 1, np.arange(count), *sizes(height, width, count))
+    for column, first in ((TOP, top), (LEFT, left)):
+        counts = np.bincount(boxes[:, column] - first)
+        assert len(counts) == 33
+        assert stats.chisquare(counts).pvalue > SMALLEST_P
+
+
+@pytest.mark.parametrize(("height", "width"), EXTREME_SHAPES)
+@pytest.mark.parametrize("central", [False, True])
+def test_squares_lie_inside_images_of_any_shape(height: int, width: int, central: bool) -> None:
+    count = 500
+    augmentation = ScaleJitter(224, (224, 600), 0.5, central)
+    boxes = augmentation.boxes(0, 3, np.arange(count), *sizes(height, width, count))
+    assert (boxes[:, [TOP, LEFT]] >= 0).all()
+    assert (boxes[:, HEIGHT] >= 1).all()
+    assert (boxes[:, HEIGHT] == boxes[:, WIDTH]).all()
+    assert (boxes[:, TOP] + boxes[:, HEIGHT] <= height).all()
+    assert (boxes[:, LEFT] + boxes[:, WIDTH] <= width).all()
+    alone = augmentation.boxes(0, 3, np.array([17]), *sizes(height, width, 1))
+    assert np.array_equal(alone[0], boxes[17])
+
+
+def test_a_box_shows_what_resizing_and_then_cropping_shows() -> None:
+    """Smooth pictures, resized to the short side and then cut by torchvision, against the box cut and then resized."""
+    y, x = np.mgrid[:300, :400]
+    waves = [np.sin(x / 23), np.sin(y / 19), np.sin((x + y) / 31)]
+    image = Image.fromarray(np.round(127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8))
+    for short_side in (96, 128, 350):
+        boxes = ScaleJitter(96, (short_side, short_side), 0.0).boxes(0, 0, np.arange(5), *sizes(300, 400, 5))
+        resized = transforms.Resize(short_side)(image)
+        for top, left, height, width, _ in boxes.tolist():
+            box = (left, top, left + width, top + height)
+            found = np.asarray(image.crop(box).resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
+            place = round(top * short_side / 300), round(left * short_side / 300)
+            expected = np.asarray(transforms.functional.crop(resized, *place, 96, 96)).astype(int)
+            assert np.abs(found - expected).mean() < 4  # half a pixel: a gradient of up to 5 levels a pixel
+            assert np.abs(found - expected[::-1]).mean() > 20
+
+
+# Colours --------------------------------------------------------------------------------------------------------------
+
+
+def test_normal_numbers_are_normal() -> None:
+    numbers = [augment.normal(0, 1, np.arange(20_000), draw) for draw in (200, 202, 204)]
+    for each in numbers:
+        assert stats.kstest(each, "norm").pvalue > SMALLEST_P
+    correlations = np.corrcoef(numbers)[np.triu_indices(3, 1)]
+    assert (np.abs(correlations) < 4 / np.sqrt(20_000)).all()
+
+
+def test_colour_offsets_are_the_formula_of_the_paper() -> None:
+    """[p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T, one image and one channel at a time, as fb.resnet.torch adds it up."""
+    eigenvalues = [0.2175, 0.0188, 0.0045]
+    eigenvectors = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    samples = np.array([3, 1_281_166, 0])
+    found = colour_offsets(7, 2, samples, 0.1)
+    assert found.shape == (3, 3)
+    assert found.dtype == np.float32
+    for row, sample in zip(found, samples, strict=True):
+        alphas = [0.1 * augment.normal(7, 2, np.array([sample]), draw)[0] for draw in (200, 202, 204)]
+        for channel in range(3):
+            shift = sum(eigenvectors[channel][i] * alphas[i] * eigenvalues[i] for i in range(3))
+            assert row[channel] == pytest.approx(255 * shift, rel=1e-5)
+
+
+def test_colour_offsets_are_spread_along_the_principal_components() -> None:
+    """Their covariance is V L^2 V^T times (255 x 0.1)^2: the shift of brightness is about 3 grey levels."""
+    offsets = colour_offsets(0, 0, np.arange(100_000), 0.1)
+    vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    expected = 25.5**2 * vectors @ np.diag(np.array([0.2175, 0.0188, 0.0045]) ** 2) @ vectors.T
+    np.testing.assert_allclose(np.cov(offsets.T), expected, rtol=0.02)
+    assert np.abs(offsets.mean(axis=0)).max() < 4 * np.sqrt(expected.max() / 100_000)
+    assert np.sqrt(expected.diagonal()) == pytest.approx([3.17, 3.22, 3.25], abs=0.01)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-3)  # they are a basis
+
+
+def test_colours_change_with_seed_epoch_and_sample() -> None:
+    keys = [(seed, epoch) for seed in range(3) for epoch in range(3)]
+    offsets = np.concatenate([colour_offsets(seed, epoch, np.arange(50), 0.1) for seed, epoch in keys])
+    assert len(np.unique(offsets[:, 0])) == 450
+    assert np.array_equal(colour_offsets(1, 1, np.array([4]), 0.1)[0], offsets[4 * 50 + 4])
+
+
+# Growth ---------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_grow_by_multiples_of_32() -> None:
+    """By hand: 96 / 9 = 10.67 pixels an epoch, from 128; and ffcv-imagenet's own setting for ResNet-50."""
+    growth = Growth(128, 224, first=0, last=9)
+    assert [growth.size_in(epoch) for epoch in range(11)] == [128, 128, 160, 160, 160, 192, 192, 192, 224, 224, 224]
+    growth = Growth(160, 192, first=65, last=76)
+    sizes_of_ffcv = [160] * 71 + [192] * 17  # 174.5 in epoch 70 is nearer 160, 177.5 in epoch 71 nearer 192
+    assert [growth.size_in(epoch) for epoch in range(88)] == sizes_of_ffcv
+
+
+def test_growth_stays_between_its_ends() -> None:
+    growth = Growth(100, 110, first=0, last=10)
+    assert {growth.size_in(epoch) for epoch in range(12)} == {100, 110}
+    assert size_in(5, Growth(96, 160, 0, 10)) == 128
+    assert size_in(5, 224) == 224
 
 
 # Carrying it out ------------------------------------------------------------------------------------------------------
