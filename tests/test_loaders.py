@@ -24,8 +24,18 @@ from torchvision import transforms
 
 import datamodules
 from datamodules import beton, loaders
-from datamodules.augment import LEFT, MIRROR, TOP, Augmentation, PaddedCropFlip, RandomResizedCrop
-from datamodules.batches import IGNORED_LABEL, Batches, Reading
+from datamodules.augment import (
+    LEFT,
+    MIRROR,
+    TOP,
+    Augmentation,
+    Growth,
+    PaddedCropFlip,
+    RandomResizedCrop,
+    ScaleJitter,
+    colour_offsets,
+)
+from datamodules.batches import IGNORED_LABEL, Batches, Reading, View
 from datamodules.loaders import (
     ArrayBatches,
     FileBatches,
@@ -34,6 +44,7 @@ from datamodules.loaders import (
     choose_loader,
     ffcv_fault,
     resized_crop,
+    viewed,
 )
 from datamodules.originals import DataError, ImageArray, ImageFiles, open_imagenet
 
@@ -96,7 +107,7 @@ def array_file(arrays: ImageArray, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def ffcv_batches(reading: Reading, path: Path, size: int | None = None, workers: int = 1) -> Batches:
+def ffcv_batches(reading: Reading, path: Path, size: int | Growth | None = None, workers: int = 1) -> Batches:
     from datamodules.ffcv_batches import FFCVBatches
 
     return FFCVBatches(reading, path, size, workers)
@@ -470,10 +481,19 @@ def test_jpegs_are_cut_where_the_boxes_say(files: ImageFiles, jpeg_file: Path) -
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(
+    "decides",
+    [
+        RandomResizedCrop(),
+        ScaleJitter(16, (17, 40)),
+        ScaleJitter(16, (17, 40), central=True),
+        ScaleJitter(16, (16, 16)),
+    ],
+)
 def test_image_files_have_the_same_boxes_and_labels_in_both_loaders(
-    files: ImageFiles, jpeg_file: Path, epoch: int
+    files: ImageFiles, jpeg_file: Path, epoch: int, decides: Augmentation
 ) -> None:
-    of_ffcv, of_torch = Recording(RandomResizedCrop()), Recording(RandomResizedCrop())
+    of_ffcv, of_torch = Recording(decides), Recording(decides)
     ffcv_loader = ffcv_batches(files_reading(augmentation=of_ffcv, shuffle=True), jpeg_file, size=16)
     torch_loader = FileBatches(files_reading(augmentation=of_torch, shuffle=True), files, 16, 16, workers=1)
     for loader in (ffcv_loader, torch_loader):
@@ -486,6 +506,41 @@ def test_image_files_have_the_same_boxes_and_labels_in_both_loaders(
     assert torch.cat([labels for _, labels in found]).tolist() == [label for _, label in expected]
     differences = (torch.cat([images for images, _ in found]).int() - torch.stack([i for i, _ in expected]).int()).abs()
     assert differences.float().mean() < 5  # area filter against PIL's bilinear one, and stored a second time
+
+
+def test_crops_grow_alike_in_both_loaders(files: ImageFiles, jpeg_file: Path) -> None:
+    """From 16 to 32 pixels; an epoch may come again. FFCV is compiled once for each size."""
+    growth = Growth(16, 32, first=0, last=3)
+    reading = files_reading(augmentation=RandomResizedCrop(), shuffle=True)
+    ffcv_loader = ffcv_batches(reading, jpeg_file, size=growth)
+    torch_loader = FileBatches(reading, files, growth, 16, workers=1)
+    for epoch, size in [(0, 16), (1, 32), (3, 32), (0, 16)]:
+        for loader in (ffcv_loader, torch_loader):
+            loader.sampler.set_epoch(epoch)
+        found, expected = within(120, lambda: list(ffcv_loader)), list(torch_loader)
+        assert [len(batch) for batch in found] == [2, 2]
+        for (images, labels), (same_images, same_labels) in zip(found, expected, strict=True):
+            assert images.shape == same_images.shape == (10, size, size, 3)
+            assert torch.equal(labels, same_labels)
+            assert (images.int() - same_images.int()).abs().float().mean() < 5
+
+
+def test_colour_noise_comes_with_the_batch_from_every_loader(
+    files: ImageFiles, jpeg_file: Path, arrays: ImageArray
+) -> None:
+    reading = files_reading(augmentation=RandomResizedCrop(), shuffle=True, colour_noise=0.1)
+    loaders = [
+        ffcv_batches(reading, jpeg_file, size=16),
+        FileBatches(reading, files, 16, 16, workers=1),
+        ArrayBatches(replace(reading, augmentation=None), arrays),
+    ]
+    for epoch in (0, 3):
+        expected = [colour_offsets(3, epoch, samples, 0.1) for samples, _ in reading.batches(epoch)]
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)
+            found = [offsets.numpy() for _, _, offsets in within(120, lambda loader=loader: list(loader))]  # type: ignore[misc]
+            assert len(found) == 2
+            assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_decoding_by_two_threads_is_decoding_by_one(jpeg_file: Path) -> None:
@@ -518,6 +573,49 @@ def test_evaluation_of_image_files_is_what_torchvision_does(files: ImageFiles) -
     assert len(images) == 24
     for sample in range(24):
         assert np.array_equal(images[sample], np.asarray(reference(Image.fromarray(files.decode(sample)))))
+
+
+def view(pixels: NDArray[np.uint8], part: Any, *short_sides: int) -> list[NDArray[np.uint8]]:
+    return viewed(pixels, View(part, short_sides), 16, 20)
+
+
+def test_views_are_cut_where_one_can_count() -> None:
+    """Of pictures whose short side is that of the view, so that nothing is resized."""
+    lying, standing = picture(20, 47, 1.0), picture(47, 20, 1.0)
+    assert [cut.tolist() for cut in view(lying, "square")] == [lying[:, 14:34].tolist()]  # 27 / 2 rounds to 14
+    expected = [lying[:, :20], lying[:, 14:34], lying[:, 27:]]
+    assert [cut.tolist() for cut in view(lying, "squares")] == [part.tolist() for part in expected]
+    expected = [standing[:20], standing[14:34], standing[27:]]
+    assert [cut.tolist() for cut in view(standing, "squares")] == [part.tolist() for part in expected]
+    assert [cut.tolist() for cut in view(lying, "whole")] == [lying.tolist()]
+    assert [cut.tolist() for cut in view(standing, "centre")] == [standing[16:32, 2:18].tolist()]  # 31 / 2 rounds to 16
+
+
+def test_views_of_several_short_sides_come_in_their_order() -> None:
+    pixels = picture(50, 41, 1.0)
+    for part, count in [("whole", 1), ("square", 1), ("squares", 3)]:
+        cuts = view(pixels, part, 30, 20, 41)
+        assert len(cuts) == 3 * count
+        assert [min(cut.shape[:2]) for cut in cuts] == [side for side in (30, 20, 41) for _ in range(count)]
+    for cut, short_side in zip(view(pixels, "whole", 30, 20), (30, 20), strict=True):
+        assert np.array_equal(cut, np.asarray(transforms.Resize(short_side)(Image.fromarray(pixels))))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_views_of_files_are_tuples_and_count_once(files: ImageFiles, world_size: int) -> None:
+    """Of 23 files, whose number neither 2 nor 3 divides: whole ones one by one, squares in batches of 5."""
+    for part, batch_size, cuts in [("whole", 1, 2), ("squares", 5, 6)]:
+        seen = []
+        for rank in range(world_size):
+            reading = Reading(
+                *(np.arange(1, 24), batch_size, False), view=View(part, (17, 25)), rank=rank, world_size=world_size
+            )
+            for images, labels in FileBatches(reading, files, 16, 20, workers=1):
+                assert isinstance(images, tuple)
+                assert [len(cut) for cut in images] == [len(labels)] * cuts
+                assert [min(cut.shape[1:3]) for cut in images] == sorted([17, 25] * (cuts // 2))
+                seen += [image.numpy().tobytes() for image in images[0][labels != IGNORED_LABEL]]
+        assert len(seen) == len(set(seen)) == 23
 
 
 def test_a_training_crop_is_what_torchvision_cuts() -> None:
