@@ -1,8 +1,9 @@
 """Runs: where one recipe with one seed keeps its files, who may write there, and whether it is finished.
 
 A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, log.txt and,
-when the run is finished, result.json. The same command finds the same folder again: it goes on where the run stopped,
-or says that it is finished. `$ILSVRC_BENCH_RUNS` names another folder than `runs`.
+when the run is finished, result.json; diverged.json if its loss did not stay finite. The same command finds the same
+folder again: it goes on where the run stopped, or says that it is finished. `$ILSVRC_BENCH_RUNS` names another folder
+than `runs`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class Run:
     def result(self) -> Path:
         """Written last: a run that has it is finished."""
         return self.folder / "result.json"
+
+    @property
+    def diverged(self) -> Path:
+        """Why training stopped, where the loss or a weight was no longer finite; gone when the run starts again."""
+        return self.folder / "diverged.json"
 
     @property
     def log(self) -> Path:
