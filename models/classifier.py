@@ -166,11 +166,11 @@ def load_state(network: nn.Module, path: str) -> None:
     Raises:
         ValueError: the file is unfit; the message says how many names and shapes differ, and the first few.
     """
-    theirs = read_state(path)
     ours = network.state_dict()
-    # networks saved before 2017, as torchvision's AlexNet and VGG, hold no batch counts; they serve no purpose here
-    counts = {name for name in ours if name.endswith(".num_batches_tracked")}
-    missing = sorted(set(ours) - set(theirs) - counts)
+    # Files of torch before 0.4.1 have no counts of batches; nothing here reads them, so the network's own may stay.
+    counts = {name: ours[name] for name in ours if name.endswith(".num_batches_tracked")}
+    theirs = {**counts, **read_state(path)}
+    missing = sorted(set(ours) - set(theirs))
     unknown = sorted(set(theirs) - set(ours))
     shapes = [
         f"{name} {list(theirs[name].shape)} instead of {list(ours[name].shape)}"
@@ -184,7 +184,7 @@ def load_state(network: nn.Module, path: str) -> None:
             f"weights (={path}) must fit {type(network).__name__} name by name: {'; '.join(found)}. Take the file of "
             "this very network, or change the network's settings to it."
         )
-    network.load_state_dict(theirs, strict=not counts)
+    network.load_state_dict(theirs)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -41,9 +41,10 @@ class ResNet(Classifier):
         group_width: channels of each group where `widths` is 64, and in proportion elsewhere.
         se_reduction: squeeze-and-excitation after each block's last convolution, its hidden layer so many times
             narrower than the block's output; 0 for none, 16 in the paper.
-        blur: a 3x3 binomial filter before every convolution that halves the image (Zhang 2019; FFCV's ImageNet nets).
+        blur: a 3x3 binomial filter before every convolution in a block that halves the image (Zhang 2019); the stem's
+            convolution and shortcut A have none, as in FFCV's ImageNet networks.
         zero_init_residual: the last norm of each block starts with scale 0, so that blocks start as their shortcuts
-            (Goyal et al. 2017, section 5.1); needs `norm: batch`.
+            (Goyal et al. 2017, section 5.1); needs `norm: batch` and `skip: true`.
         skip: whether blocks add their input; off gives the plain network, with the same parameters under shortcut A.
         norm: `batch` normalises after every convolution; `none` does not, and gives convolutions a bias instead.
         dropout: probability that a feature of the pooled vector is dropped, 0 to 1; the paper uses none.
@@ -80,23 +81,27 @@ class ResNet(Classifier):
         check_choice("stride_on", stride_on, ("1x1", "3x3"))
         check_choice("norm", norm, ("none", "batch"))
         check_bottleneck_switches(block, stride_on, groups, group_width)
-        if zero_init_residual and norm == "none":
-            raise ValueError("zero_init_residual (=True) sets the scale of a block's last norm: it needs norm: batch.")
+        if zero_init_residual and (norm == "none" or not skip):
+            raise ValueError(
+                f"zero_init_residual (=True) needs norm: batch (={norm}), whose scales it sets, and skip: true "
+                f"(={skip}), without which every block would be silent for ever: set it to false."
+            )
         self.stem = stem
         self.conv1, self.maxpool = stem_layers(stem, in_channels, widths[0], norm)
         self.bn1 = batch_norm(widths[0], norm)
         self.relu = nn.ReLU(inplace=True)
         self.stages = len(depths)
+        switches: dict[str, Any] = {"shortcut": shortcut, "skip": skip, "norm": norm, "blur": blur}
         channels = widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
-            blocks: list[nn.Module] = []
+            blocks = []
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1
                 if block == "basic":
-                    unit: BasicBlock | Bottleneck = BasicBlock(channels, width, stride, shortcut, skip, norm, blur)
+                    unit: BasicBlock | Bottleneck = BasicBlock(channels, width, stride, **switches)
                 else:
-                    inner = math.floor(width * group_width / 64) * groups
-                    unit = Bottleneck(channels, width, stride, shortcut, skip, norm, blur, inner, groups, stride_on)
+                    inner = inner_channels(width, groups, group_width)
+                    unit = Bottleneck(channels, width, stride, inner, groups, stride_on, **switches)
                 channels = unit.out_channels
                 if se_reduction:
                     unit.se = SqueezeExcitation(channels, se_reduction)
@@ -107,12 +112,12 @@ class ResNet(Classifier):
         self.fc = nn.Linear(channels, num_classes)
         self.apply(initialise)
         if zero_init_residual:
-            for unit in self.units():
+            for unit in self.blocks():
                 nn.init.zeros_(unit.last_norm.weight)  # type: ignore[arg-type]
         if skip and norm == "none":
-            calm_branches([unit.last_convolution for unit in self.units()])
+            calm_branches([unit.last_convolution for unit in self.blocks()])
 
-    def units(self) -> list[BasicBlock | Bottleneck]:
+    def blocks(self) -> list[BasicBlock | Bottleneck]:
         """Every residual block, first to last."""
         return [module for module in self.modules() if isinstance(module, BasicBlock | Bottleneck)]
 
@@ -127,7 +132,7 @@ class ResNet(Classifier):
         return self.fc(self.dropout(self.avgpool(self.features(x)).flatten(1)))
 
     def logit_maps(self, images: Tensor) -> Tensor:
-        return pooled_logit_maps(self.features(images), self.fc, native_map=8 if self.stem == "cifar" else 7)
+        return pooled_logit_maps(self.features(images), self.fc, native_map_size(self.stem, self.stages))
 
 
 class BasicBlock(nn.Module):
@@ -182,13 +187,13 @@ class Bottleneck(nn.Module):
         channels: int,
         width: int,
         stride: int,
-        shortcut: str,
-        skip: bool,
-        norm: str,
-        blur: bool,
         inner: int,
         groups: int,
         stride_on: str,
+        shortcut: str,
+        skip: bool,
+        norm: str,
+        blur: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = self.expansion * width
@@ -300,11 +305,16 @@ def batch_norm(width: int, norm: str) -> nn.Module:
     return nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
 
 
+def native_map_size(stem: str, stages: int) -> int:
+    """Height and width of the last map for images of the size the stem was made for: 32 for `cifar`, 224 else."""
+    return (32 if stem == "cifar" else 224 // 4) // 2 ** (stages - 1)
+
+
 def pooled_logit_maps(features: Tensor, fc: nn.Linear, native_map: int) -> Tensor:
     """`fc` of the mean over every `native_map` x `native_map` window of `features` [B, C, h, w]. [B, K, h', w']
 
-    The windows slide by 1: what the network says at every place of an image larger than those it was trained on.
-    Smaller maps give one position.
+    The windows slide by 1: what the network says, without dropout, at every place of an image larger than those it was
+    made for. Smaller maps give one position.
     """
     window = (min(native_map, features.shape[2]), min(native_map, features.shape[3]))
     return F.conv2d(F.avg_pool2d(features, window, stride=1), fc.weight[:, :, None, None], fc.bias)
@@ -318,15 +328,15 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def calm_branches(last_convolutions: Sequence[nn.Module]) -> None:
-    """Divide the last convolution of each of L residual branches by the root of L, in place.
+def calm_branches(last_convolutions: Sequence[nn.Conv2d]) -> None:
+    """Divide the kernels of the last convolution of each of L residual branches by the root of L, in place.
 
     Without norms every block doubles the variance, 2^L in all, and a deep network starts with logits in the thousands;
     with branches of variance 1/L it is (1 + 1/L)^L, less than e (Hanin, Rolnick 2018; Zhang, Dauphin, Ma 2019).
     """
     with torch.no_grad():
         for layer in last_convolutions:
-            layer.weight /= math.sqrt(len(last_convolutions))  # type: ignore[operator, assignment]
+            layer.weight /= math.sqrt(len(last_convolutions))
 
 
 def check_stages(depths: list[int], widths: list[int]) -> None:
@@ -343,8 +353,22 @@ def check_stages(depths: list[int], widths: list[int]) -> None:
         raise ValueError(f"widths (={widths}) must be at least 1 channel in every stage.")
 
 
+def inner_channels(width: int, groups: int, group_width: int) -> int:
+    """Channels of a bottleneck's 3x3 convolution, all groups together.
+
+    Raises:
+        ValueError: a group would hold no channel.
+    """
+    if width * group_width < 64:
+        raise ValueError(
+            f"group_width (={group_width}) must be at least 64 / {width} where widths has {width}, so that each group "
+            "holds a channel: it counts where widths is 64, and is in proportion elsewhere."
+        )
+    return width * group_width // 64 * groups
+
+
 def check_bottleneck_switches(block: str, stride_on: str, groups: int, group_width: int) -> None:
-    """Refuse settings of a bottleneck where there is none, and groups that hold no channel.
+    """Refuse settings of a bottleneck where there is none, and numbers below 1.
 
     Raises:
         ValueError: as said.
