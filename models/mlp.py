@@ -9,8 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from models.classifier import Classifier, check_choice
-
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+from models.lenet import ACTIVATIONS
 
 
 class MLP(Classifier):
@@ -21,9 +20,11 @@ class MLP(Classifier):
     Args:
         image_shape: channels, height and width of an image.
         hidden: units in each hidden layer, first to last.
-        activation: non-linearity after each hidden layer.
+        activation: non-linearity after each hidden layer; `scaled_tanh` is 1.7159 tanh(2x/3).
         norm: `batch` puts batch normalisation before each activation.
         dropout: probability that a hidden unit is dropped, 0 to 1.
+        skip: adds to each hidden layer, before its activation, the hidden layer below, where both have the same width
+            (He et al. 2015, Equation 1; no paper of the time has it). Needs two such neighbours.
         num_classes: number of classes; comes from the dataset.
         classifier: see `models.classifier.Classifier`.
     """
@@ -32,9 +33,10 @@ class MLP(Classifier):
         self,
         image_shape: tuple[int, int, int],
         hidden: list[int],
-        activation: Literal["tanh", "relu"] = "relu",
+        activation: Literal["scaled_tanh", "tanh", "relu"] = "relu",
         norm: Literal["none", "batch"] = "none",
         dropout: float = 0.0,
+        skip: bool = False,
         num_classes: int = 10,
         **classifier: Any,
     ) -> None:
@@ -45,17 +47,33 @@ class MLP(Classifier):
             )
         check_choice("activation", activation, tuple(ACTIVATIONS))
         check_choice("norm", norm, ("none", "batch"))
+        if skip and all(below != above for below, above in itertools.pairwise(hidden)):
+            raise ValueError(
+                f"skip (=True) joins neighbouring hidden layers of equal width, and hidden (={hidden}) has none: "
+                "make two neighbours equal, or set skip to False."
+            )
         widths = [math.prod(image_shape), *hidden]
         layers: list[nn.Module] = []
-        for fan_in, units in itertools.pairwise(widths):
+        self.joins: set[int] = set()  # the activations before which the hidden layer below is added
+        for place, (fan_in, units) in enumerate(itertools.pairwise(widths)):
             layers.append(nn.Linear(fan_in, units))
             if norm == "batch":
                 layers.append(nn.BatchNorm1d(units))
+            if skip and place > 0 and fan_in == units:
+                self.joins.add(len(layers))
             layers.append(ACTIVATIONS[activation]())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.hidden = nn.Sequential(*layers)
         self.fc = nn.Linear(widths[-1], num_classes)
+        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.hidden(x.flatten(1)))
+        x = below = x.flatten(1)
+        for place, layer in enumerate(self.hidden):
+            if isinstance(layer, nn.Linear):
+                below = x
+            if place in self.joins:
+                x = x + below
+            x = layer(x)
+        return self.fc(x)

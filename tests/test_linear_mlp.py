@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,12 +75,16 @@ def test_hidden_layers_without_units_are_refused(hidden: list[int]) -> None:
     )
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["scaled_tanh", "tanh", "relu"])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_switches_put_their_layer_where_they_say(activation: Any, norm: Any, dropout: float) -> None:
     network = MLP((1, 4, 4), [8, 6], activation=activation, norm=norm, dropout=dropout)
-    layer = ["Linear", *["BatchNorm1d"] * (norm == "batch"), {"tanh": "Tanh", "relu": "ReLU"}[activation]]
+    layer = [
+        "Linear",
+        *["BatchNorm1d"] * (norm == "batch"),
+        {"scaled_tanh": "ScaledTanh", "tanh": "Tanh", "relu": "ReLU"}[activation],
+    ]
     layer += ["Dropout"] * (dropout > 0)
     assert [type(module).__name__ for module in network.hidden] == layer * 2
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {dropout} - {0.0}
@@ -97,3 +102,59 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(network(image), network(image))
     network.eval()
     assert torch.equal(network(image), network(image))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_silenced_layers_pass_the_layer_below_if_and_only_if_there_are_skips(norm: Any, dropout: float) -> None:
+    """8, 8, 6, 6: the second and the fourth hidden layer stand on one of their own width; the pixels are no layer."""
+    switches: dict[str, Any] = {"image_shape": (1, 2, 4), "hidden": [8, 8, 6, 6], "norm": norm, "dropout": dropout}
+    network, plain = MLP(skip=True, **switches), MLP(**switches)
+    plain.load_state_dict(network.state_dict())  # skips have no parameters
+    linear = [layer for layer in network.hidden if isinstance(layer, nn.Linear)]
+    for layer in (linear[1], linear[3]):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    network.eval()
+    images = torch.randn(5, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+
+    def standing(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+        out = layer(x)
+        return torch.relu(out / math.sqrt(1 + 1e-5) if norm == "batch" else out)
+
+    expected = network.fc(standing(standing(images.flatten(1), linear[0]), linear[2]))  # ReLU twice is ReLU once
+    torch.testing.assert_close(network(images), expected)
+
+    plain.load_state_dict(network.state_dict())
+    plain.eval()
+    torch.testing.assert_close(plain(images), network.fc.bias.expand(5, -1))
+
+
+def test_a_skip_by_hand() -> None:
+    network = MLP((1, 1, 1), [1, 1], activation="tanh", skip=True, num_classes=2)
+    weights = {"hidden.0": (2.0, 0.5), "hidden.2": (-3.0, 0.25)}
+    state = {f"{name}.weight": torch.tensor([[w]]) for name, (w, _) in weights.items()}
+    state |= {f"{name}.bias": torch.tensor([b]) for name, (_, b) in weights.items()}
+    state |= {"fc.weight": torch.tensor([[1.0], [2.0]]), "fc.bias": torch.tensor([0.0, 1.0])}
+    network.load_state_dict(state)
+    first = math.tanh(2.0 * 0.3 + 0.5)
+    second = math.tanh(-3.0 * first + 0.25 + first)
+    assert network(torch.tensor([[[[0.3]]]]))[0].tolist() == pytest.approx([second, 2 * second + 1])
+
+
+@pytest.mark.parametrize("hidden", [[300], [300, 100], [8, 6, 8]])
+def test_skips_that_join_nothing_are_refused(hidden: list[int]) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        MLP((1, 4, 2), hidden, skip=True)
+    assert str(refusal.value) == (
+        f"skip (=True) joins neighbouring hidden layers of equal width, and hidden (={hidden}) has none: make two "
+        "neighbours equal, or set skip to False."
+    )
+
+
+@pytest.mark.parametrize("make", [lambda **c: Linear((1, 2, 2), **c), lambda **c: MLP((1, 2, 2), [3], **c)])
+def test_weights_can_be_read_from_a_file(make: Any, tmp_path: Path) -> None:
+    saved = make()
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    read = make(weights=str(tmp_path / "weights.pt"))
+    assert all(torch.equal(w, read.state_dict()[name]) for name, w in saved.state_dict().items())
