@@ -9,11 +9,13 @@ from datamodules import beton
 from datamodules.base import ImageDataModule, Split
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
-from datamodules.imagenet import ImageNet
+from datamodules.imagenet import ImageNet, ImageNet2010
 from datamodules.mnist import MNIST
 from datamodules.originals import DataError
 
-DATASETS: dict[str, type[ImageDataModule]] = {cls.name: cls for cls in (Digits, MNIST, CIFAR10, CIFAR100, ImageNet)}
+DATASETS: dict[str, type[ImageDataModule]] = {
+    cls.name: cls for cls in (Digits, MNIST, CIFAR10, CIFAR100, ImageNet, ImageNet2010)
+}
 
 
 def prepare(options: argparse.Namespace) -> int:
