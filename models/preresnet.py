@@ -12,40 +12,54 @@ from torch import Tensor, nn
 
 from models.classifier import Classifier, check_choice
 from models.resnet import (
-    ZeroPadShortcut,
     batch_norm,
     calm_branches,
     check_stages,
     convolution,
     initialise,
+    native_map_size,
     pooled_logit_maps,
+    shortcut_layer,
     stem_layers,
 )
-
-ORDERS = (
-    "original", "batch_norm_after_addition", "relu_before_addition", "relu_only_preactivation", "full_preactivation",
-)  # fmt: skip
 
 Order = Literal[
     "original", "batch_norm_after_addition", "relu_before_addition", "relu_only_preactivation", "full_preactivation"
 ]
 
+# Figure 4, a to e: what comes before the first convolution, after the last one, and after the addition. Between the
+# convolutions there is always a norm and a ReLU.
+ORDERS: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "original": ([], ["norm"], ["relu"]),
+    "batch_norm_after_addition": ([], [], ["norm", "relu"]),
+    "relu_before_addition": ([], ["norm", "relu"], []),
+    "relu_only_preactivation": (["relu"], ["norm"], []),
+    "full_preactivation": (["norm", "relu"], [], []),
+}
+
 
 class PreResNet(Classifier):
-    """Stem, stages of residual units, (BN, ReLU,) global average pool, linear output.
+    """Stem, stages of residual units, global average pool, linear output; ReLU after the stem or before the pool.
 
-    [B, in_channels, H, W] -> [B, num_classes]. Pre-activation ResNet-164 (Table 2) is `depths: [18, 18, 18]`,
-    `widths: [16, 32, 64]`, `unit: bottleneck`; ResNet-110 is the same with `unit: basic`, and with
-    `depths: [36, 36, 36]`, `unit: single` for the 1-layer unit of Table 3; ResNet-1001 has `depths: [111, 111, 111]`.
+    [B, in_channels, H, W] -> [B, num_classes]. Each stage after the first halves the image in its first unit.
+
+    - pre-activation ResNet-164 (Table 2): `depths: [18, 18, 18]`, `widths: [16, 32, 64]`, `unit: bottleneck`,
+      `shortcut: B`; ResNet-1001 has 111 units in each stage
+    - ResNet-110: the depths and widths of ResNet-164, `unit: basic`; with the 1-layer units of Table 3
+      `depths: [36, 36, 36]`, `unit: single`
+
+    Pre-activation leaves the stem's output to the first unit, whose norm and ReLU come before its two paths part, and
+    follows the last unit by another ReLU, full pre-activation by another norm too (the paper's appendix).
 
     Args:
         depths: units in each stage.
         widths: channels of each stage; of a bottleneck's output 4 times as many.
-        unit: `single` is one 3x3 convolution, `basic` two, `bottleneck` 1x1, 3x3, 1x1.
+        unit: `single` is one 3x3 convolution, `basic` two, `bottleneck` 1x1, 3x3, 1x1; the first one has the stride.
         order: how convolutions, norms, ReLUs and the addition follow each other (Figure 4, a to e).
         stem: `cifar` is one 3x3 convolution; `imagenet` is 7x7, stride 2, then 3x3 max pooling, stride 2.
         shortcut: where a unit changes the shape, `A` subsamples and pads new channels with zeros (no parameters), `B`
-            projects by a 1x1 convolution; with either pre-activation the projection sees the activated input.
+            projects by a 1x1 convolution. With pre-activation the projection sees the activated input, as in the code
+            that the authors released (KaimingHe/resnet-1k-layers).
         skip: whether units add their input; off gives the plain network, with the same parameters under shortcut A.
         norm: `batch`, or `none`, which gives convolutions a bias instead.
         dropout: probability that a feature of the pooled vector is dropped, 0 to 1; the paper uses none.
@@ -72,46 +86,44 @@ class PreResNet(Classifier):
         super().__init__(num_classes=num_classes, **classifier)
         check_stages(depths, widths)
         check_choice("unit", unit, ("single", "basic", "bottleneck"))
-        check_choice("order", order, ORDERS)
+        check_choice("order", order, tuple(ORDERS))
         check_choice("stem", stem, ("cifar", "imagenet"))
         check_choice("shortcut", shortcut, ("A", "B"))
         check_choice("norm", norm, ("none", "batch"))
+        preactivated = order in ("relu_only_preactivation", "full_preactivation")
         self.stem = stem
         self.conv1, self.maxpool = stem_layers(stem, in_channels, widths[0], norm)
-        # The first unit of a pre-activation network would activate the stem's output a second time: it takes it bare.
-        activated = order in ("full_preactivation", "relu_only_preactivation")
-        self.bn1 = nn.Identity() if activated else batch_norm(widths[0], norm)
-        self.relu = nn.Identity() if activated else nn.ReLU(inplace=True)
+        self.after_stem = nn.Sequential() if preactivated else layers(["norm", "relu"], widths[0], norm)
         self.stages = len(depths)
         channels = widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
             units = []
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1
-                units.append(ResidualUnit(channels, width, stride, unit, order, shortcut, skip, norm))
+                first = stage == 1 and index == 0
+                units.append(ResidualUnit(channels, width, stride, unit, order, shortcut, skip, norm, first))
                 channels = units[-1].out_channels
             self.add_module(f"layer{stage}", nn.Sequential(*units))
-        self.last_bn = batch_norm(channels, norm if order == "full_preactivation" else "none")
-        self.last_relu = nn.ReLU(inplace=True) if activated else nn.Identity()
+        self.before_pool = layers(ORDERS[order][0], channels, norm)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         self.apply(initialise)
         if skip and norm == "none":
-            calm_branches([unit.last_convolution for unit in self.modules() if isinstance(unit, ResidualUnit)])
+            calm_branches([module.last_convolution for module in self.modules() if isinstance(module, ResidualUnit)])
 
     def features(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, C, h, w]"""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.after_stem(self.conv1(x)))
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
-        return self.last_relu(self.last_bn(x))
+        return self.before_pool(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.dropout(self.avgpool(self.features(x)).flatten(1)))
 
     def logit_maps(self, images: Tensor) -> Tensor:
-        return pooled_logit_maps(self.features(images), self.fc, native_map=8 if self.stem == "cifar" else 7)
+        return pooled_logit_maps(self.features(images), self.fc, native_map_size(self.stem, self.stages))
 
 
 class ResidualUnit(nn.Module):
@@ -124,73 +136,58 @@ class ResidualUnit(nn.Module):
     - `relu_before_addition`: conv, BN, ReLU, conv, BN, ReLU, add
     - `relu_only_preactivation`: ReLU, conv, BN, ReLU, conv, BN, add
     - `full_preactivation`: BN, ReLU, conv, BN, ReLU, conv, add
+
+    What is added is the input as it came. After the pre-activation it is taken in the `first` unit of a network, and
+    where it is projected. A projection has a norm where the branch ends in one.
     """
 
     def __init__(
-        self, channels: int, width: int, stride: int, unit: str, order: str, shortcut: str, skip: bool, norm: str
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        unit: str,
+        order: str,
+        shortcut: str,
+        skip: bool,
+        norm: str,
+        first: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = 4 * width if unit == "bottleneck" else width
         widths = {"single": [width], "basic": [width, width], "bottleneck": [width, width, self.out_channels]}[unit]
         sizes = [1, 3, 1] if unit == "bottleneck" else [3] * len(widths)
-        seen = [channels, *widths[:-1]]
-        strides = [stride] + [1] * (len(widths) - 1)
-        self.order = order
+        before, last, after = ORDERS[order]
+        self.before = layers(before, channels, norm, in_place=False)  # the shortcut may need the input as it came
+        self.branch = nn.Sequential(convolution(channels, widths[0], sizes[0], stride, norm))
+        for seen, wide, size in zip(widths, widths[1:], sizes[1:], strict=False):
+            self.branch += layers(["norm", "relu"], seen, norm)
+            self.branch.append(convolution(seen, wide, size, 1, norm))
+        self.branch += layers(last, self.out_channels, norm)
+        self.after = layers(after, self.out_channels, norm)
         self.skip = skip
-        # Biases serve only where no norm follows the convolution before the next one; the shortcut's norm comes later.
-        self.convolutions = nn.ModuleList(map(convolution, seen, widths, sizes, strides, [norm] * len(widths)))
-        normed = seen if order == "full_preactivation" else widths
-        self.norms = nn.ModuleList(batch_norm(count, norm) for count in normed)
-        self.relu = nn.ReLU()
-        self.shortcut = self._shortcut(channels, stride, shortcut, norm) if skip else nn.Identity()
-
-    def _shortcut(self, channels: int, stride: int, shortcut: str, norm: str) -> nn.Module:
-        """Identity, or option A or B of the first paper; B without a norm where units leave the sum un-normed."""
-        if stride == 1 and channels == self.out_channels:
-            return nn.Identity()
-        if shortcut == "A":
-            if self.out_channels < channels:
-                raise ValueError(
-                    f"shortcut A pads channels, so widths must not shrink: {channels} to {self.out_channels}. Use B."
-                )
-            return ZeroPadShortcut(channels, self.out_channels, stride)
-        projection = convolution(channels, self.out_channels, 1, stride, norm)
-        if self.order in ("full_preactivation", "batch_norm_after_addition"):
-            return projection
-        return nn.Sequential(projection, batch_norm(self.out_channels, norm))
+        self.shortcut: nn.Module = nn.Identity()
+        if skip:
+            self.shortcut = shortcut_layer(channels, self.out_channels, stride, shortcut, norm)
+        projected = isinstance(self.shortcut, nn.Sequential)
+        if projected and "norm" not in last:
+            self.shortcut = self.shortcut[0]  # type: ignore[index]
+        self.adds_activated = first or projected
 
     @property
-    def last_convolution(self) -> nn.Module:
+    def last_convolution(self) -> nn.Conv2d:
         """What the unit adds to its shortcut comes from here."""
-        return self.convolutions[-1]
+        return [layer for layer in self.branch if isinstance(layer, nn.Conv2d)][-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.order == "full_preactivation":
-            return self._preactivated(x)
-        first_relu = self.order == "relu_only_preactivation"
-        out = self.relu(x) if first_relu else x
-        shared = out if first_relu and not isinstance(self.shortcut, nn.Identity | ZeroPadShortcut) else x
-        last = len(self.convolutions) - 1
-        for index, (layer, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            out = layer(out)
-            if index < last:
-                out = self.relu(norm(out))
-        if self.order == "batch_norm_after_addition":
-            return self.relu(self.norms[last](self._added(out, shared)))
-        out = self.norms[last](out)
-        if self.order == "relu_before_addition":
-            return self._added(self.relu(out), shared)
-        out = self._added(out, shared)
-        return out if first_relu else self.relu(out)
+        activated = self.before(x)
+        out = self.branch(activated)
+        if self.skip:
+            out = out + self.shortcut(activated if self.adds_activated else x)
+        return self.after(out)
 
-    def _preactivated(self, x: Tensor) -> Tensor:
-        out = x
-        for norm, layer in zip(self.norms, self.convolutions, strict=True):
-            activated = self.relu(norm(out))
-            if layer is self.convolutions[0] and isinstance(self.shortcut, nn.Conv2d):
-                x = activated  # a projection sees what the convolution beside it sees (the paper's appendix)
-            out = layer(activated)
-        return self._added(out, x)
 
-    def _added(self, out: Tensor, x: Tensor) -> Tensor:
-        return out + self.shortcut(x) if self.skip else out
+def layers(names: list[str], channels: int, norm: str, in_place: bool = True) -> nn.Sequential:
+    """`norm` and `relu` layers for maps of `channels` channels, in the order of `names`."""
+    made = {"norm": lambda: batch_norm(channels, norm), "relu": lambda: nn.ReLU(in_place)}
+    return nn.Sequential(*(made[name]() for name in names))
