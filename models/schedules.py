@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class FactorSchedule(LRScheduler):
-    """Every group's first learning rate times `factor(t)`, t steps or epochs after the start."""
+    """Every parameter group's own first learning rate times `factor(t)`, t steps or epochs after the start."""
 
     def factor(self, t: int) -> float:
         """The factor at time t >= 0."""
@@ -27,11 +27,7 @@ class FactorSchedule(LRScheduler):
 
 
 class Warmup(FactorSchedule):
-    """What schedules with a warm-up share: `warmup` steps or epochs of lower rates before `factor` takes over.
-
-    Raises:
-        ValueError: a warm-up that lasts less than nothing, or that does not start between 0 and the full rate.
-    """
+    """What schedules with a warm-up share: `warmup` steps or epochs of lower rates, `warmed` says which."""
 
     def __init__(self, optimizer: Optimizer, warmup: int, warmup_factor: float, warmup_form: str) -> None:
         if warmup < 0:
@@ -80,6 +76,8 @@ class StepDecay(Warmup):
     ) -> None:
         if not milestones or milestones != sorted(set(milestones)) or milestones[0] < 1:
             raise ValueError(f"milestones (={milestones}) must be one or more times, at least 1, in increasing order.")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma (={gamma}) must lie in (0, 1]: it multiplies the learning rate at each milestone.")
         self.milestones = milestones
         self.gamma = gamma
         super().__init__(optimizer, warmup, warmup_factor, warmup_form)
@@ -125,6 +123,8 @@ class PiecewiseLinear(FactorSchedule):
             raise ValueError(f"points (={points}) and factors (={factors}) must be two or more, as many of each.")
         if points[0] != 0 or points != sorted(set(points)):
             raise ValueError(f"points (={points}) must be times in increasing order, the first of them 0.")
+        if min(factors) < 0:
+            raise ValueError(f"factors (={factors}) must not be negative: they multiply the learning rate.")
         self.points = points
         self.factors = factors
         super().__init__(optimizer)
