@@ -16,8 +16,11 @@ class Zoo(Classifier):
     """The network `name` of `library`, with random weights. [B, 3, H, W] -> [B, num_classes]
 
     `timm.list_models()` and `torchvision.models.list_models()` list the names. Published weights are a file to download
-    and give as `--model.weights`. The switches of the suite's own networks (skip, norm) are not there; `options` holds
-    whatever switches the library has, such as timm's `drop_rate`.
+    and give as `--model.weights`; it may also be a checkpoint of this suite. torchvision's published GoogLeNet and
+    Inception expect `options: {transform_input: true}` besides, images normalised as for all of its networks.
+
+    The switches of the suite's own networks (skip, norm) are not there; `options` holds whatever switches the library
+    has, such as timm's `drop_rate`.
 
     Args:
         name: the library's name of the network, such as `googlenet` or `legacy_senet154`.
@@ -40,6 +43,12 @@ class Zoo(Classifier):
         super().__init__(num_classes=num_classes, **classifier)
         check_choice("library", library, ("torchvision", "timm"))
         check_name(name, library)
+        if "num_classes" in (options or {}):
+            raise ValueError(f"options (={options}) must not have num_classes: it comes from the dataset. Remove it.")
+        if auxiliary_weight < 0:
+            raise ValueError(
+                f"auxiliary_weight (={auxiliary_weight}) must not be negative; 0 ignores such classifiers."
+            )
         self.auxiliary_weight = auxiliary_weight
         try:
             self.network = build(name, library, {**(options or {}), "num_classes": num_classes})
@@ -62,6 +71,7 @@ class Zoo(Classifier):
         return loss
 
     def load_weights(self) -> None:
+        """Load the file that `weights` names: of the library's network, or of this suite, whose names have a prefix."""
         if self.weights is None:
             return
         ours = all(name.startswith(PREFIX) for name in read_state(self.weights))
