@@ -151,9 +151,11 @@ def read_state(path: str) -> dict[str, Tensor]:
         raise ValueError(f"weights (={path}) must be a file: download it first, nothing is fetched by itself.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch and pickle make of it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"weights (={path}) must be a file that torch.save wrote ({reason}).") from None
+    except Exception as error:  # whatever torch and pickle make of it; torch's own text advises to load it unsafely
+        raise ValueError(
+            f"weights (={path}) must be a whole file of tensors that torch.save wrote, it cannot be read as one "
+            f"({type(error).__name__}): download it again, or save its state dict alone."
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"weights (={path}) must hold a state dict, names and tensors; it holds something else.")

@@ -443,3 +443,138 @@ def test_counts_are_not_part_of_a_checkpoint() -> None:
 def test_switch_in_no_position_is_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# Weights from a file
+
+
+def small_resnet(**settings: Any) -> ResNet:
+    return ResNet(**{"depths": [1, 1], "widths": [4, 8], "stem": "cifar", "num_classes": 7, **settings})
+
+
+def refusal_of(network: Classifier) -> str:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - callers compare the whole message
+        network.load_weights()
+    return str(refusal.value)
+
+
+def test_torchvisions_file_gives_torchvisions_logits(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    theirs = models.resnet18(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    ours = ResNet([2, 2, 2, 2], [64, 128, 256, 512], weights=str(tmp_path / "resnet18.pth")).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert not torch.allclose(ours(images), theirs(images))  # the constructor reads no file
+        ours.load_weights()
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_a_checkpoint_of_lightning_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = small_resnet()
+    torch.save({"state_dict": trained.state_dict(), "epoch": 4, "optimizer_states": [{}]}, tmp_path / "last.ckpt")
+    network = small_resnet(weights=str(tmp_path / "last.ckpt"))
+    network.load_weights()
+    assert trained.state_dict().keys() == network.state_dict().keys()
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+def test_files_from_before_batches_were_counted_load(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    old = {
+        name: tensor for name, tensor in small_resnet().state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    network = small_resnet(weights=str(tmp_path / "old.pth"))
+    assert len(network.state_dict()) > len(old)
+    network.load_weights()
+    for name, tensor in old.items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+def test_without_a_file_the_weights_stay() -> None:
+    network = small_resnet()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_weights()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_missing_file_of_weights_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.pth", tmp_path):
+        assert refusal_of(Tiny(weights=str(path))) == (
+            f"weights (={path}) must be a file: download it first, nothing is fetched by itself."
+        )
+
+
+class Stranger:
+    """What only a pickle that may run anything can restore."""
+
+
+def test_a_file_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.pth"
+    path.write_text("<html>Not found</html>")
+    message = (
+        f"weights (={path}) must be a whole file of tensors that torch.save wrote, it cannot be read as one (%s): "
+        "download it again, or save its state dict alone."
+    )
+    assert refusal_of(Tiny(weights=str(path))) == message % "UnpicklingError"
+    torch.save({"state_dict": Tiny().state_dict(), "network": Stranger()}, path)
+    assert refusal_of(Tiny(weights=str(path))) == message % "UnpicklingError"
+    torch.save({"fc.weight": torch.zeros(7, 4)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refusal_of(Tiny(weights=str(path))) == message % "RuntimeError"
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {}, {"epoch": 3}, {"state_dict": {}}, 5])
+def test_a_file_without_a_state_dict_is_refused(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "content.pth"
+    torch.save(content, path)
+    assert refusal_of(Tiny(weights=str(path))) == (
+        f"weights (={path}) must hold a state dict, names and tensors; it holds something else."
+    )
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"fc.weight": torch.zeros(7, 4), "head.bias": torch.zeros(7), "head.weight": torch.zeros(7, 4)}, path)
+    assert refusal_of(Tiny(weights=str(path))) == (
+        f"weights (={path}) must fit Tiny name by name: 1 missing (fc.bias); 2 unknown (head.bias, head.weight). Take "
+        "the file of this very network, or change the network's settings to it."
+    )
+    network = Tiny(weights=str(path))
+    before = network.fc.weight.clone()
+    refusal_of(network)
+    assert torch.equal(network.fc.weight, before)  # nothing of an unfit file is loaded
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "wider.pth"
+    torch.save(Tiny(num_classes=9).state_dict(), path)
+    assert refusal_of(Tiny(weights=str(path))) == (
+        f"weights (={path}) must fit Tiny name by name: 2 of another shape (fc.weight [9, 4] instead of [7, 4], "
+        "fc.bias [9] instead of [7]). Take the file of this very network, or change the network's settings to it."
+    )
+
+
+def test_many_faults_are_counted_and_three_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "two.pth"
+    torch.save(small_resnet().state_dict(), path)
+    message = refusal_of(small_resnet(depths=[2, 1], weights=str(path)))
+    assert message == (
+        f"weights (={path}) must fit ResNet name by name: 10 missing (layer1.1.bn1.bias, layer1.1.bn1.running_mean, "
+        "layer1.1.bn1.running_var). Take the file of this very network, or change the network's settings to it."
+    )
+
+
+# The fully convolutional form
+
+
+def test_a_network_without_a_fully_convolutional_form_says_so() -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        Tiny().logit_maps(torch.zeros(1, 1, 4, 4))
+    assert str(refusal.value) == (
+        "Tiny has no fully convolutional form, which dense evaluation needs: use 1crop or 10crop."
+    )
