@@ -10,11 +10,12 @@ from datamodules.base import ImageDataModule, Split
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.imagenet import ImageNet, ImageNet2010
-from datamodules.mnist import MNIST
+from datamodules.mnist import MNIST, MNIST1989
 from datamodules.originals import DataError
+from datamodules.usps import USPS
 
 DATASETS: dict[str, type[ImageDataModule]] = {
-    cls.name: cls for cls in (Digits, MNIST, CIFAR10, CIFAR100, ImageNet, ImageNet2010)
+    cls.name: cls for cls in (Digits, MNIST, CIFAR10, CIFAR100, ImageNet, ImageNet2010, MNIST1989, USPS)
 }
 
 

@@ -1,4 +1,4 @@
-"""The original files of MNIST, CIFAR and ImageNet: found wherever they are kept, however they are packed, and read.
+"""The original files of MNIST, USPS, CIFAR, ImageNet: found wherever they are kept, however they are packed, and read.
 
 A dataset is looked for below one folder, the data root; each reader's docstring lists its places in the order in which
 they are tried. Files are read where they lie: nothing is unpacked to disk, nothing is written beside them. A download
@@ -8,6 +8,7 @@ channels (1 gray, 3 red-green-blue).
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -215,7 +216,17 @@ def _identity(packed: bytes) -> bytes:
     return packed
 
 
-UNPACK: dict[str, Callable[[bytes], bytes]] = {"": _identity, ".gz": gzip.decompress, ".xz": lzma.decompress}
+def _unpack_bz2(packed: bytes) -> bytes:
+    with bz2.open(io.BytesIO(packed)) as file:  # raises EOFError where a file is cut off; bz2.decompress a ValueError
+        return file.read()
+
+
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "": _identity,
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+    ".bz2": _unpack_bz2,
+}
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 
 
@@ -464,6 +475,85 @@ def _parse_idx(path: Path, content: bytes, shape: tuple[int, ...]) -> np.ndarray
         raise DataError(f"{path}: {len(content)} bytes long, must be {expected_bytes} for shape {shape}. {remedy}")
     flat = np.frombuffer(content, dtype=np.uint8, offset=header_bytes)
     return np.array(flat.reshape(shape))  # a copy: torch warns of arrays that cannot be written to
+
+
+# USPS -----------------------------------------------------------------------------------------------------------------
+
+USPS_COUNT = {"train": 7_291, "test": 2_007}
+USPS_NAME = {"train": "usps", "test": "usps.t"}
+USPS_PACKINGS = (".bz2", "")
+
+
+def read_usps(root: Path, split: Literal["train", "test"], download_to: Path | None) -> ImageArray:
+    """The zip code digits of LeCun et al. 1989, images [N, 16, 16, 1], from LIBSVM's files usps.bz2 and usps.t.bz2.
+
+    Their pixels run from -1 (background) to 1; here from 0 to 255, rounded. Looked for in USPS, usps and . below root,
+    then below download_to; where nothing is found both are downloaded there (None: never). Raises DataError if a file
+    is missing, damaged or not USPS's.
+    """
+    from torchvision.datasets import USPS
+
+    _check_choice("USPS split", split, tuple(USPS_COUNT))
+    names = [USPS_NAME[split]]
+    folders = [base / below for base in _roots(root, download_to) for below in ("USPS", "usps", ".")]
+
+    def search() -> list[Found] | None:
+        return _first_complete(folders, names, USPS_PACKINGS)
+
+    (found,) = _find_or_download(
+        search,
+        lambda: _describe_places(folders, names, USPS_PACKINGS),
+        _both_splits(USPS),
+        "USPS",
+        f"{names[0]}.bz2",
+        root / "USPS",
+        download_to,
+    )
+    packed = _read_packed(found.path)
+    if found.packing == ".bz2":
+        remedy = "It is damaged, cut off or another file: delete it and fetch it again."
+        _check_md5(found.path, "the file", packed, USPS.split_list[split][2], remedy)
+    pixels, labels = _parse_usps(found.path, _unpack(found, packed), USPS_COUNT[split])
+    return ImageArray(
+        images=np.rint((pixels + 1) * (255 / 2)).astype(np.uint8).reshape(-1, 16, 16, 1),
+        labels=labels,
+        classes=tuple(str(digit) for digit in range(10)),
+        sources={found.path.name: hashlib.sha256(packed).hexdigest()},
+    )
+
+
+def _both_splits(dataset: Callable[..., object]) -> Callable[..., None]:
+    """`dataset`, which downloads one split at a time, for both."""
+
+    def download_both(root: str, download: bool) -> None:
+        for train in (True, False):
+            dataset(root, train=train, download=download)
+
+    return download_both
+
+
+def _parse_usps(path: Path, content: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [count, 256] and labels [count] of lines "label 1:value 2:value ... 256:value", label 1 being digit 0."""
+    remedy = "This is another file, or a damaged one: delete it and fetch USPS again."
+    lines = content.splitlines()
+    if len(lines) != count:
+        raise DataError(f"{path}: holds {len(lines)} lines, must hold {count}, an image each. {remedy}")
+    rows = np.empty((count, 1 + 2 * 256))
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows[number - 1] = line.replace(b":", b" ").split()
+        except ValueError:
+            raise DataError(f"{path}: line {number} must be a label and 256 pairs of numbers. {remedy}") from None
+    labels, indices, pixels = rows[:, 0], rows[:, 1::2], rows[:, 2::2]
+    wrong = {
+        "labels 1 to 10": ~np.isin(labels, np.arange(1, 11)),
+        "pixels numbered 1 to 256": (indices != np.arange(1, 257)).any(axis=1),
+        "pixels from -1 to 1": ~(np.abs(pixels) <= 1).all(axis=1),
+    }
+    for rule, fails in wrong.items():
+        if fails.any():
+            raise DataError(f"{path}: line {fails.argmax() + 1} must have {rule}. {remedy}")
+    return pixels, labels.astype(np.int64) - 1
 
 
 # CIFAR ----------------------------------------------------------------------------------------------------------------
