@@ -256,11 +256,20 @@ def test(arguments: list[str]) -> int:
 
 
 def load_weights(cli: SuiteCLI) -> None:
-    """Build everything and load the weights of `--ckpt_path`, or of the run that the recipe and the seed name.
+    """Build everything and load the weights of `--ckpt_path`, or those given, or of the run of the recipe and the seed.
+
+    Weights given on the command line (`--model.weights`) are evaluated as they are, also where a run has started from
+    them and has a checkpoint of its own, which `--ckpt_path` can name.
 
     Raises:
         RunError: there is no checkpoint, or it belongs to another network.
     """
+    if cli.overrides.get("model.init_args.weights") and not cli.config.ckpt_path:
+        cli.build([])  # loads them
+        print(f"weights: {cli.model.weights}")
+        if cli.run.checkpoint.exists():
+            print(f"not those of the run that started from them: --ckpt_path {cli.run.checkpoint}")
+        return
     path = Path(cli.config.ckpt_path) if cli.config.ckpt_path else cli.run.checkpoint
     if not path.is_file():
         raise RunError(

@@ -31,6 +31,9 @@ HARDWARE = frozenset(
     ]
 )  # fmt: skip
 
+# Settings that name a file to start from. The file counts by its content: elsewhere it makes the same run, and another
+# file in its place another run.
+FILES = frozenset(["model.init_args.weights", "model.init_args.start_from"])
 
 PARTS = frozenset(["published", "model", "data", "trainer"])
 ARGUMENTS = frozenset(["seed_everything", "runs", "again", "ckpt_path"])  # of the command; in a run's own recipe.yaml
@@ -65,7 +68,8 @@ def identity(settings: dict[str, Any]) -> str:
 
     Settings are those the recipe writes down, and overrides that change one. Defaults that nobody wrote down do not
     count, or a new release of Lightning would turn every finished run into an unfinished one; the result file holds
-    them all. Hardware, paths and presentation (`HARDWARE`) do not count either.
+    them all. Hardware, paths and presentation (`HARDWARE`) do not count either, and files count by their content
+    (`by_content`).
     """
     counted = {key: value for key, value in settings.items() if not is_hardware(key)}
     return hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -75,6 +79,21 @@ def is_hardware(key: str) -> bool:
     """Whether a flat key such as `trainer.devices` or `trainer.logger.init_args.project` is listed in `HARDWARE`."""
     parts = key.split(".")
     return any(".".join(parts[:length]) in HARDWARE for length in range(2, len(parts) + 1))
+
+
+def by_content(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with `sha256:` and twelve digits for each file that `FILES` names; what is no file stays as it is."""
+    files = {key: Path(str(settings[key])) for key in FILES & settings.keys()}
+    return settings | {key: f"sha256:{sha256(path)[:12]}" for key, path in files.items() if path.is_file()}
+
+
+def sha256(path: Path) -> str:
+    """What `sha256sum` prints for the file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -140,7 +159,7 @@ def load_recipe(path: Path) -> Recipe:
             f"{path}: the part `published` is not as it must be ({error}): see benchmarks/published.py."
         ) from None
     settings = flatten({part: content[part] for part in ("model", "data", "trainer")})
-    return Recipe(recipe_name(path), path, settings, source)
+    return Recipe(recipe_name(path), path, by_content(settings), source)
 
 
 def all_recipes() -> Iterator[Recipe]:

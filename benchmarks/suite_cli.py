@@ -20,7 +20,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
 from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
 from benchmarks.published import Published
-from benchmarks.recipe import Recipe, RecipeError, find_recipe, flatten, identity, is_hardware, load_recipe
+from benchmarks.recipe import Recipe, RecipeError, by_content, find_recipe, flatten, identity, is_hardware, load_recipe
 from benchmarks.runs import Run, RunError, runs_root
 from benchmarks.throughput import Throughput
 from datamodules.base import ImageDataModule
@@ -70,7 +70,12 @@ class SuiteCLI(LightningCLI):
                 "--again", action="store_true", help="train anew although the run exists; the old one is kept aside"
             )
         else:
-            parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint; default: the run's own")
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help="checkpoint; default: the file of --model.weights where that is given, else the run's own",
+            )
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=data_seed)
 
@@ -153,7 +158,7 @@ class SuiteCLI(LightningCLI):
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Every setting of model, data and trainer, flat, defaults and overrides included."""
+        """Every setting of model, data and trainer, flat, defaults and overrides included; files by their content."""
         return self._resolve(self.config)
 
     @cached_property
@@ -180,7 +185,7 @@ class SuiteCLI(LightningCLI):
 
     def _resolve(self, config: Any) -> dict[str, Any]:
         nested = yaml.safe_load(self.parser.dump(config, skip_link_targets=True, skip_none=False, format="yaml"))
-        return flatten({part: nested[part] for part in ("model", "data", "trainer")})
+        return by_content(flatten({part: nested[part] for part in ("model", "data", "trainer")}))
 
     def recipe_text(self) -> str:
         """Every setting of the run, defaults included, as a recipe: under the name custom/recipe, another run."""

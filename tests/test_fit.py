@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import yaml
 from filelock import FileLock
 
 from benchmarks import callbacks, results
-from benchmarks.recipe import find_recipe
+from benchmarks.recipe import by_content, find_recipe, load_recipe
 from models.classifier import Classifier
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -344,3 +346,104 @@ def test_two_ranks_train_the_same_network_and_count_every_image_once(tmp_path: P
     ours, theirs = weights(found[0]), weights(found[1])
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+# Weights from a file
+
+
+def trained_weights(bench: Bench, root: Path) -> Path:
+    """A checkpoint of digits/linear after two epochs."""
+    command = ("--config", "digits/linear", *SHORT[:-1], "2", "--runs", str(root))
+    assert bench("fit", *command)[0] == 0
+    return run_folder(root, "digits/linear") / "checkpoints/last.ckpt"
+
+
+def test_a_file_of_weights_counts_by_its_content(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = trained_weights(bench, tmp_path / "first")
+    digits = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    here, there = tmp_path / "here.ckpt", tmp_path / "there.ckpt"
+    for copy in (here, there):
+        shutil.copy(checkpoint, copy)
+    fit = ("fit", "--config", "digits/linear", *SHORT[:-1], "1", "--model.weights")
+    assert bench(*fit, str(here))[0] == 0
+    folder = run_folder(tmp_path / "runs", "digits/linear")
+    result = results.read_result(folder / "result.json")
+    assert result.overrides == {"model.init_args.weights": f"sha256:{digits}", "trainer.max_epochs": 1}
+    assert result.resolved["model.init_args.weights"] == f"sha256:{digits}"
+    assert str(here) in (folder / "recipe.yaml").read_text()  # which starts the run again
+
+    status, out, _ = bench(*fit, str(there))  # the same file elsewhere
+    assert status == 0
+    assert "finished" in out
+    content = torch.load(here, weights_only=True)
+    content["state_dict"]["fc.bias"] += 1
+    torch.save(content, here)
+    assert bench(*fit, str(here))[0] == 0  # another file in its place
+    assert len(list((tmp_path / "runs").glob("digits/linear/*/seed-0"))) == 2
+
+
+def test_training_starts_from_the_weights_of_a_file(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = trained_weights(bench, tmp_path / "first")
+    still = ("--model.optimizer.lr", "0.0", "--model.weights", str(checkpoint))
+    assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1", *still)[0] == 0
+    ours = weights(run_folder(tmp_path / "runs", "digits/linear"))
+    theirs = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_weights_in_a_recipe_count_by_their_content_too(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = trained_weights(bench, tmp_path / "first")
+    recipe = yaml.safe_load(find_recipe("digits/linear").read_text())
+    recipe["model"]["init_args"]["weights"] = str(checkpoint)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert bench("fit", "--config", str(path), *SHORT[:-1], "1")[0] == 0
+    result = results.read_result(run_folder(tmp_path / "runs", "custom/mine") / "result.json")
+    digits = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    assert result.settings["model.init_args.weights"] == f"sha256:{digits}"
+    assert result.overrides == {"trainer.max_epochs": 1}
+    assert load_recipe(path).settings["model.init_args.weights"] == f"sha256:{digits}"
+
+
+def test_test_and_validate_evaluate_the_weights_they_are_given(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = trained_weights(bench, tmp_path / "first")
+    expected = results.read_result(checkpoint.parent.parent / "result.json").errors["1crop"]
+    state = tmp_path / "state.pth"  # as published weights are: nothing but tensors
+    torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], state)
+    given = ("--config", "digits/linear", "--seed_everything", "5", "--data.loader", "torch", "--model.weights")
+    status, out, err = bench("test", *given, str(state))
+    assert status == 0, err
+    assert out.splitlines()[0] == f"weights: {state}"
+    assert f"({expected['wrong1']} of 360 wrong)" in out
+    status, out, _ = bench("validate", *given, str(state))
+    assert status == 0
+    assert f"val/top1_error {expected['top1_error']:.4f}" in out
+
+    status, _, err = bench("test", *given, str(tmp_path / "nothing.pth"))
+    assert status == 2
+    assert "nothing.pth) must be a file: download it first" in err
+
+
+def test_the_run_that_started_from_given_weights_is_named_and_can_be_asked_for(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = trained_weights(bench, tmp_path / "first")
+    start = results.read_result(checkpoint.parent.parent / "result.json").errors["1crop"]
+    given = ("--config", "digits/linear", *SHORT[:-1], "9", "--model.weights", str(checkpoint))
+    assert bench("fit", *given)[0] == 0
+    folder = run_folder(tmp_path / "runs", "digits/linear")
+    own = results.read_result(folder / "result.json").errors["1crop"]
+    assert own["wrong1"] != start["wrong1"]
+    _, out, _ = bench("test", *given)
+    assert f"not those of the run that started from them: --ckpt_path {folder}/checkpoints/last.ckpt" in out
+    assert f"({start['wrong1']} of 360 wrong)" in out
+    _, out, _ = bench("test", *given, "--ckpt_path", str(folder / "checkpoints/last.ckpt"))
+    assert f"({own['wrong1']} of 360 wrong)" in out
+
+
+def test_only_files_to_start_from_are_read_and_only_if_they_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")  # whose SHA-256 is the example of FIPS 180-2
+    settings = {"model.init_args.start_from": str(path), "data.init_args.root": str(path), "trainer.max_epochs": 1}
+    assert by_content(settings) == settings | {"model.init_args.start_from": "sha256:ba7816bf8f01"}
+    for other in (None, str(tmp_path), str(tmp_path / "nothing")):
+        assert by_content({"model.init_args.weights": other}) == {"model.init_args.weights": other}
