@@ -45,6 +45,31 @@ def build_parser() -> argparse.ArgumentParser:
     board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
     board.add_argument("--write", metavar="FILE", help="put the committed results' table between FILE's marks")
 
+    ablate = commands.add_parser(
+        "ablate",
+        help="train the variants of a grid over seeds; cells and contrasts beside the paper's",
+        description="Train every cell of a grid with every seed, what is done excepted, and set means and differences, "
+        "with 95 %% confidence intervals, beside the paper's. Settings for every run, such as --data.loader torch, may "
+        "follow the grid. Without GRID: list the grids.",
+        usage="python -m benchmarks ablate [GRID] [options] [--data.loader torch ...]",
+        allow_abbrev=False,
+    )
+    ablate.add_argument("grid", nargs="?", metavar="GRID", help="a grid's name, digits/skip, or any YAML file")
+    ablate.add_argument("--seeds", metavar="0-4", help="seeds instead of the grid's: a range, or several: 0,2,5")
+    ablate.add_argument("--runs", help="folder of all runs (default: runs)")
+    ablate.add_argument("--again", action="store_true", help="train the runs anew whose loss did not stay finite")
+    ablate.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="default: table")
+    modes = ablate.add_mutually_exclusive_group()
+    modes.add_argument("--table", action="store_true", help="train nothing: the table of what is there")
+    modes.add_argument("--dry-run", action="store_true", help="train nothing: print the commands that would")
+    modes.add_argument("--submit", action="store_true", help="submit each run with sbatch slurm/train.sbatch")
+    ablate.add_argument(
+        "--sbatch",
+        default="",
+        metavar="OPTIONS",
+        help='options of sbatch, for --submit: --sbatch="--time=4:00:00 --ntasks-per-node=1 --gpus-per-node=1"',
+    )
+
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
 
     overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
@@ -74,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             from benchmarks import doctor
 
             return doctor.main(arguments[1:])
-        options = build_parser().parse_args(arguments)
+        options = parse(arguments)
         return command(options.command)(options)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished epoch.", file=sys.stderr)
@@ -87,12 +112,26 @@ def main(arguments: list[str] | None = None) -> int:
         return status
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command; `settings` are what ablate hands on to every run, which no other command does."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "ablate":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.settings = rest
+    return options
+
+
 def command(name: str) -> Callable[[argparse.Namespace], int]:
     """The function that runs the command `name`, imported now."""
     if name == "demo":
         from benchmarks.demo import demo
 
         return demo
+    if name == "ablate":
+        from benchmarks.ablate import ablate
+
+        return ablate
     if name == "list":
         from benchmarks.leaderboard import show_recipes
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import cli
 
 CHECKOUT = Path(__file__).parent.parent
-COMMANDS = ("fit", "validate", "test", "demo", "list", "prepare", "leaderboard", "doctor", "overhead")
+COMMANDS = ("fit", "validate", "test", "demo", "list", "prepare", "leaderboard", "ablate", "doctor", "overhead")
 
 Bench = Callable[..., tuple[int, str, str]]
 
