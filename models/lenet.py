@@ -131,7 +131,7 @@ class LeNet5(Classifier):
 class LeNet4(Classifier):
     """C1 5x5x4, S2 /2 x8, C3 5x5x16, S4 /2, C5 5x5x120, output; squashed after every layer but the last.
 
-    [B, 1, 32, 32] -> [B, num_classes] (LeCun et al. 1998, section III.C.7). Every C1 map has a pair of S2 maps. The
+    [B, 1, 32, 32] -> [B, num_classes] (LeCun et al. 1998, section III.C). Every C1 map has a pair of S2 maps. The
     paper counts about 17 000 free parameters and 260 000 connections, but calls C5 fully connected, which alone would
     be 48 120 parameters; and it prints no table. Our tables are guesses, fitted to both counts: 16 998 parameters and
     258 306 connections.
@@ -219,7 +219,7 @@ class LeNet1(Classifier):
 
     [B, 1, 28, 28] -> [B, num_classes]. LeCun et al. 1990, "Handwritten Digit Recognition with a Back-Propagation
     Network": 4 635 units (the input's 784 and one for the biases among them), 98 442 connections, 2 578
-    parameters. LeCun et al. 1998, section III.C.6, call it LeNet-1.
+    parameters. LeCun et al. 1998, section III.C, call it LeNet-1.
 
     Args:
         h3: `table` connects H3 to H2 by Table 1 of 1990, 20 of 48 pairs of maps; `full` by all.

@@ -410,7 +410,7 @@ def test_lenet_1_is_its_layers_in_order_each_squashed() -> None:
 
 
 def test_lenet_4_has_about_the_papers_parameters_and_connections() -> None:
-    """ "About 260 000 connections" and "about 17 000 free parameters", section III.C.7."""
+    """Section III.C: about 260 000 connections, and about 17 000 free parameters."""
     network = LeNet4()
     assert parameters(network) == 16_998
     found = count_connections(network, ["c1", "s2", "c3", "s4", "c5", "output"], 32)
