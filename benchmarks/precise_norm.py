@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-
 
 class ExactBatchNorm(Callback):
     """After the last epoch, before its checkpoint is written, replaces moving averages by averages over one more epoch.
@@ -28,6 +26,7 @@ class ExactBatchNorm(Callback):
     The network's weights stay as they are. The mean and the variance of each norm become the plain averages of those of
     all batches (`torch.optim.swa_utils.update_bn`), over all ranks, with the training augmentation of the epoch after
     the last. The validation of the last epoch has already used the moving averages, the test after it uses these.
+    Networks without batch norms are left alone.
 
     Args:
         batches: how many batches to average over, on each rank; all of an epoch if left out.
@@ -40,16 +39,15 @@ class ExactBatchNorm(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Recompute the statistics if this was the last epoch."""
-        norms = [module for module in pl_module.modules() if isinstance(module, BATCH_NORMS)]
-        if norms and is_last_epoch(trainer):
-            was_training = pl_module.training
-            with trainer.precision_plugin.forward_context():
-                update_bn(self._images(trainer), pl_module)
-            pl_module.train(was_training)
-            for norm in norms:
-                for statistic in (norm.running_mean, norm.running_var):
-                    if statistic is not None:
-                        statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
+        norms = [module for module in pl_module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if not norms or not is_last_epoch(trainer):
+            return
+        with trainer.precision_plugin.forward_context():
+            update_bn(self._images(trainer), pl_module)
+        for norm in norms:
+            for statistic in (norm.running_mean, norm.running_var):
+                if statistic is not None:
+                    statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
 
     def _images(self, trainer: pl.Trainer) -> Iterator[Tensor]:
         """Normalised images of each training batch of the epoch after the last, on the network's device."""
@@ -71,6 +69,6 @@ def is_last_epoch(trainer: pl.Trainer) -> bool:
     """Whether training ends with the epoch that is ending now."""
     if trainer.should_stop:
         return True
-    if trainer.max_steps is not None and 0 <= trainer.max_steps <= trainer.global_step:
+    if 0 <= trainer.max_steps <= trainer.global_step:  # -1 where there is no such limit
         return True
     return trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0

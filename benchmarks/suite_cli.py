@@ -121,7 +121,8 @@ class SuiteCLI(LightningCLI):
         settings = dict(self.config_init["trainer"])
         if settings["enable_progress_bar"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
-        settings["callbacks"] = [*as_list(settings["callbacks"]), *callbacks]
+        # The recipe's own come last, so that Throughput's clock has stopped before they use the end of an epoch.
+        settings["callbacks"] = [*callbacks, *as_list(settings["callbacks"])]
         settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
         self.trainer = pl.Trainer(**settings)
         check_tasks(self.trainer.world_size)
