@@ -31,7 +31,8 @@ class Classifier(pl.LightningModule):
         decay_norm: whether weight decay acts on the scales and shifts of normalisation layers.
         decay_bias: whether weight decay acts on biases.
         weights: file with weights to start from: a state dict such as torchvision publishes, or a checkpoint of this
-            suite. It must fit the network name by name; `load_weights` reads it.
+            suite. It must fit the network name by name. `load_weights` reads it, which the commands
+            call once the network is built.
     """
 
     def __init__(

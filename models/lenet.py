@@ -91,7 +91,6 @@ class LeNet5(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.skip = skip
         self.apply(initialise)
-        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         check_size("LeNet-5", x, 32)
@@ -180,7 +179,6 @@ class LeNet4(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.skip = skip
         self.apply(initialise)
-        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         check_size("LeNet-4", x, 32)
@@ -258,7 +256,6 @@ class LeNet1(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.skip = skip
         self.apply(initialise)
-        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         check_size("LeNet-1", x, 28)

@@ -77,7 +77,6 @@ class LeNet1989(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.skip = skip
         self._initialise(FAN_IN_POWERS[init], output_bias)
-        self.load_weights()
 
     def _initialise(self, power: float, output_bias: float) -> None:
         """Weights uniform in +-2.4 / F^power; biases 0, which the paper leaves open, but for the output's."""

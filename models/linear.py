@@ -24,7 +24,6 @@ class Linear(Classifier):
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int = 10, **classifier: Any) -> None:
         super().__init__(num_classes=num_classes, **classifier)
         self.fc = nn.Linear(math.prod(image_shape), num_classes)
-        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1))

@@ -66,7 +66,6 @@ class MLP(Classifier):
                 layers.append(nn.Dropout(dropout))
         self.hidden = nn.Sequential(*layers)
         self.fc = nn.Linear(widths[-1], num_classes)
-        self.load_weights()
 
     def forward(self, x: Tensor) -> Tensor:
         x = below = x.flatten(1)

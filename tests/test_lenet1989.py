@@ -198,4 +198,5 @@ def test_a_checkpoint_holds_the_parameters_and_not_the_tables(tmp_path: Path) ->
     assert set(saved.state_dict()) == {name for name, _ in saved.named_parameters()}
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
     read = LeNet1989(weights=str(tmp_path / "weights.pt"))
+    read.load_weights()
     assert torch.equal(read(random_images(1)), saved(random_images(1)))

@@ -157,4 +157,5 @@ def test_weights_can_be_read_from_a_file(make: Any, tmp_path: Path) -> None:
     saved = make()
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
     read = make(weights=str(tmp_path / "weights.pt"))
+    read.load_weights()
     assert all(torch.equal(w, read.state_dict()[name]) for name, w in saved.state_dict().items())
