@@ -30,7 +30,7 @@ def test_the_example_of_a_new_network_is_one_file_and_one_recipe(
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(package)])  # as if the file lay in models/
     recipe = tmp_path / "nin.yaml"
     recipe.write_text(example("yaml"))
-    status, out, err = bench("fit", "--config", str(recipe), "--seed_everything", "0", "--data.loader", "torch")
+    status, _, err = bench("fit", "--config", str(recipe), "--seed_everything", "0", "--data.loader", "torch")
     assert status == 0, err
     results = [read_result(path) for path in (tmp_path / "runs").rglob("result.json")]
     assert len(results) == 1
