@@ -19,7 +19,7 @@ from torchvision.transforms import functional
 
 from benchmarks.protocols import Evaluation, MiscountError, check_evaluation, check_protocols, find_protocol
 from benchmarks.recipe import RecipeError
-from benchmarks.suite_cli import quiet_warnings
+from benchmarks.suite_cli import quiet_warnings, try_network
 from datamodules.imagenet import ImageNet
 from datamodules.mnist import MNIST
 from models.classifier import Classifier, ErrorCount
@@ -394,6 +394,15 @@ def test_protocols_that_do_not_fit_are_refused(
         check_evaluation(names, network(), data())
     assert str(raised.value).startswith(message)
     assert message.endswith(": ") or str(raised.value) == message
+
+
+def test_a_network_is_tried_at_every_size_of_training_and_evaluation() -> None:
+    """A network for 16 pixels only, where crops begin smaller, or are larger in evaluation."""
+    sizes: dict[str, Any] = {"batch_size": 1, "image_size": 16, "num_classes": 3}
+    try_network(Weighted(16), ImageNet(**sizes))
+    for size, more in [(8, {"grow_from": 8, "grow_epochs": [0, 1]}), (21, {"eval_size": 21})]:
+        with pytest.raises(ValueError, match=rf"the network does not take images of shape \[3, {size}, {size}\]: "):
+            try_network(Weighted(16), ImageNet(**sizes, **more))
 
 
 def test_trying_leaves_the_network_as_it_was() -> None:
