@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import fit
 from benchmarks.callbacks import TrainingDivergedError, read_rows
 from benchmarks.cli import explain
 from benchmarks.demo import ONE_DEVICE
@@ -25,6 +26,7 @@ from benchmarks.recipe import FOLDER as RECIPES
 from benchmarks.recipe import find_recipe, identity, is_hardware, recipe_name
 from benchmarks.results import COMMITTED, load_results
 from benchmarks.runs import Run, RunError, runs_root
+from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -39,6 +41,7 @@ class Variant:
         identity: hash of its settings, with those of the cell and of the command line.
         config: what `--config` is given: the recipe's name, or a file outside the suite.
         settings: the settings of the cell and of the command line, as arguments of `fit`.
+        parsed: all of it parsed, with one device unless the settings say otherwise.
     """
 
     cell: Cell
@@ -46,6 +49,7 @@ class Variant:
     identity: str
     config: str
     settings: list[str]
+    parsed: SuiteCLI
 
     def run(self, root: Path, seed: int) -> Run:
         """The run with this seed."""
@@ -85,11 +89,11 @@ def carry_out(options: argparse.Namespace, grid: Grid, variants: list[Variant], 
         if options.submit:
             submit(waiting, root, options.sbatch)
         elif not options.dry_run:
-            train(waiting, root, options.again)
+            train(waiting, root)
     if options.dry_run:
         runs = ["--runs", options.runs] if options.runs else []
         for variant, seed in waiting:
-            print(command_line([*variant.fit(seed), *runs]))
+            print(command_line([*variant.fit(seed), *runs, *anew(variant.run(root, seed))]))
 
 
 # Before anything trains
@@ -103,6 +107,10 @@ def check_options(options: argparse.Namespace) -> None:
     """
     if options.sbatch and not options.submit:
         raise GridError(f"--sbatch (={options.sbatch}) belongs to --submit: add it.")
+    try:
+        shlex.split(options.sbatch)
+    except ValueError as error:
+        raise GridError(f"--sbatch (={options.sbatch}) must be options as in a shell ({error}): correct it.") from None
     settings = options.settings
     words = [word for word in settings if word.startswith("-")] or settings[:1]
     for word in words:
@@ -158,13 +166,10 @@ def parse_cell(grid: Grid, cell: Cell, settings: list[str]) -> Variant:
     Raises:
         GridError: its recipe is not evaluated under the grid's protocol.
     """
-    from benchmarks.fit import protocols_of
-    from benchmarks.suite_cli import SuiteCLI
-
     path = find_recipe(cell.recipe)
     config = recipe_name(path) if path.resolve().is_relative_to(RECIPES) else str(path.resolve())
-    cli = SuiteCLI("fit", ["--config", config, "--seed_everything", "0", *cell.arguments, *settings])
-    protocols = protocols_of(cli.recipe.published)
+    cli = SuiteCLI("fit", ["--config", config, "--seed_everything", "0", *ONE_DEVICE, *cell.arguments, *settings])
+    protocols = fit.protocols_of(cli.recipe.published)
     if grid.measure == "error" and grid.protocol not in protocols:
         raise GridError(
             f"protocol (={grid.protocol}) is not one of those that {cli.recipe.name} is evaluated under, "
@@ -172,7 +177,7 @@ def parse_cell(grid: Grid, cell: Cell, settings: list[str]) -> Variant:
         )
     as_it_stands = not cell.settings and not changed_settings(settings)  # then it need not be compared with itself
     found = cli.recipe.identity if as_it_stands else identity(cli.settings)
-    return Variant(cell, cli.recipe.name, found, config, [*cell.arguments, *settings])
+    return Variant(cell, cli.recipe.name, found, config, [*cell.arguments, *settings], cli)
 
 
 def check_builds(variants: list[Variant]) -> None:
@@ -182,21 +187,19 @@ def check_builds(variants: list[Variant]) -> None:
         GridError: naming the cell.
         RunError: it would train on several devices, each of which would start the whole study again.
     """
-    from benchmarks.suite_cli import SuiteCLI, quiet_warnings
-
     for variant in variants:
         try:
             with quiet_warnings():
-                cli = SuiteCLI("fit", variant.fit(0, *ONE_DEVICE))
-                cli.build([])
+                variant.parsed.build([])
         except Exception as error:
             message, _ = explain(error)
             if message is None:
                 raise
             raise GridError(f"cell {variant.cell.name}: {message}") from error
-        if cli.trainer.world_size > 1:
+        devices = variant.parsed.trainer.world_size
+        if devices > 1:
             raise RunError(
-                f"ablate trains on one device, not {cli.trainer.world_size}: leave out --trainer.devices and "
+                f"ablate trains on one device, not {devices}: leave out --trainer.devices and "
                 "--trainer.num_nodes, or start the runs that --dry-run prints, or --submit."
             )
 
@@ -272,16 +275,17 @@ def describe_plan(grid: Grid, variants: list[Variant], found: dict[str, list[Out
 # Training
 
 
-def train(waiting: list[tuple[Variant, int]], root: Path, again: bool) -> None:
-    """Train the runs one after the other in this process; one that diverges is named, and the others go on."""
-    from benchmarks import fit
+def anew(run: Run) -> list[str]:
+    """The argument of `fit` for a run that diverged: its last checkpoint would only lead there again."""
+    return ["--again"] if run.diverged.exists() else []
 
+
+def train(waiting: list[tuple[Variant, int]], root: Path) -> None:
+    """Train the runs one after the other in this process; one that diverges is named, and the others go on."""
     check_builds(list({variant.identity: variant for variant, _ in waiting}.values()))
     for number, (variant, seed) in enumerate(waiting, start=1):
         print(f"run {number} of {len(waiting)}: {variant.cell.name}, seed {seed}", flush=True)
-        extra = ["--runs", str(root)]
-        if again and variant.run(root, seed).diverged.exists():
-            extra.append("--again")
+        extra = ["--runs", str(root), *anew(variant.run(root, seed))]
         try:
             fit.main("fit", [*variant.fit(seed, *ONE_DEVICE), *extra])
         except TrainingDivergedError as error:
@@ -307,8 +311,8 @@ def submit(waiting: list[tuple[Variant, int]], root: Path, sbatch: str) -> None:
         )
     script = str(CHECKOUT / "slurm" / "train.sbatch")
     for variant, seed in waiting:
-        run = [variant.config, str(seed), *variant.settings, "--runs", str(root.resolve())]
-        words = [program, *shlex.split(sbatch), script, *run]
+        settings = [*variant.settings, "--runs", str(root.resolve()), *anew(variant.run(root, seed))]
+        words = [program, *shlex.split(sbatch), script, variant.config, str(seed), *settings]
         done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)
         if done.returncode:
             raise RunError(
