@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks import fit
 from benchmarks.callbacks import TrainingDivergedError, read_rows
-from benchmarks.cli import explain
 from benchmarks.demo import ONE_DEVICE
+from benchmarks.errors import explain
 from benchmarks.grid import Cell, Grid, GridError, find_grid, grid_name, grid_paths, load_grid, read_seeds
 from benchmarks.grid_table import DIVERGED, FORMATS, NOT_REACHED, TO_DO, Outcome, build_report
 from benchmarks.recipe import FOLDER as RECIPES

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from benchmarks.errors import explain
 
 CHECKOUT = Path(__file__).parent.parent
 COMMANDS = ("fit", "validate", "test", "demo", "list", "prepare", "leaderboard", "ablate", "doctor", "overhead")
@@ -66,7 +67,7 @@ def test_foreign_models_package_is_refused(tmp_path: Path) -> None:
 
 
 def test_error_of_the_programme_keeps_its_traceback() -> None:
-    assert cli.explain(ZeroDivisionError("a bug")) == (None, 1)
+    assert explain(ZeroDivisionError("a bug")) == (None, 1)
 
 
 def test_prepare_converts_verifies_and_does_not_convert_twice(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""What an error says to the user: one message with the remedy and an exit status, or nothing but its traceback."""
+
+from __future__ import annotations
+
+import re
+
+
+def explain(error: Exception) -> tuple[str | None, int]:
+    """The message and exit status of an error that the suite foresees; None for one that deserves its traceback.
+
+    Compares names of types, so that no module is imported only to be compared with.
+    """
+    mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "MisconfigurationException"}
+    failures = {"TrainingDivergedError", "MiscountError"}
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if "ArgumentError" in names:
+        return parse_message(str(error)), 2
+    if names & mistakes:
+        return str(error), 2
+    if names & failures:
+        return str(error), 1
+    return None, 1
+
+
+def parse_message(text: str) -> str:
+    """jsonargparse's message without the types it tried and the values it was given, and with a remedy."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
+    lines = [line for line in text.splitlines() if not line.strip().startswith(noise)]
+    found = re.search(r"class_path '([\w.]+)':\s+Option '\w+' is not accepted", text)
+    if found:
+        part = "data" if found[1].startswith("datamodules.") else "model"
+        lines.append(f"`python -m benchmarks fit --{part}.help {found[1]}` lists what it accepts.")
+    else:
+        lines.append("`--print_config` after a recipe that is right shows every key there is, `--help` what they mean.")
+    return "\n".join(lines)
