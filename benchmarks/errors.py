@@ -23,13 +23,18 @@ def explain(error: Exception) -> tuple[str | None, int]:
 
 
 def parse_message(text: str) -> str:
-    """jsonargparse's message without the types it tried and the values it was given, and with a remedy."""
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
-    lines = [line for line in text.splitlines() if not line.strip().startswith(noise)]
+    """jsonargparse's message, `without_noise` and with a remedy."""
     found = re.search(r"class_path '([\w.]+)':\s+Option '\w+' is not accepted", text)
     if found:
         part = "data" if found[1].startswith("datamodules.") else "model"
-        lines.append(f"`python -m benchmarks fit --{part}.help {found[1]}` lists what it accepts.")
+        remedy = f"`python -m benchmarks fit --{part}.help {found[1]}` lists what it accepts."
     else:
-        lines.append("`--print_config` after a recipe that is right shows every key there is, `--help` what they mean.")
-    return "\n".join(lines)
+        remedy = "`--print_config` after a recipe that is right shows every key there is, `--help` what they mean."
+    return f"{without_noise(text)}\n{remedy}"
+
+
+def without_noise(text: str) -> str:
+    """A message without the types that jsonargparse tried and the values it was given."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'NoneType'>")
+    lines = [line for line in text.splitlines() if not line.strip().startswith(noise)]
+    return lines[0].strip().removeprefix("- ") if len(lines) == 1 else "\n".join(lines)

@@ -264,7 +264,7 @@ def load_weights(cli: SuiteCLI) -> None:
     Raises:
         RunError: there is no checkpoint, or it belongs to another network.
     """
-    if cli.overrides.get("model.init_args.weights") and not cli.config.ckpt_path:
+    if {"--model.weights", "--model.init_args.weights"} & cli.flags and not cli.config.ckpt_path:
         cli.build([])  # loads them
         print(f"weights: {cli.model.weights}")
         if cli.run.checkpoint.exists():
@@ -275,27 +275,30 @@ def load_weights(cli: SuiteCLI) -> None:
         raise RunError(
             f"there is no checkpoint {path}: train it first with `python -m benchmarks fit`, or give --ckpt_path."
         )
-    check_checkpoint(path)
+    remedy = "name another with --ckpt_path" if cli.config.ckpt_path else "remove it to train from the start"
+    check_checkpoint(path, remedy)
     cli.build([])
     try:
         cli.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise RunError(f"{path} does not fit the network of {cli.recipe.name}: {str(error).strip()}") from None
+    except RuntimeError as error:
+        raise RunError(
+            f"{path} does not fit the network of {cli.recipe.name} ({str(error).strip()}): {remedy}, or change the "
+            "network's settings to those of the checkpoint."
+        ) from None
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that is not whole.
+def check_checkpoint(path: Path, remedy: str = "remove it to train from the start") -> None:
+    """Refuse a checkpoint that is not whole, or is none of this suite.
 
     Raises:
         RunError: naming it and the remedy.
     """
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch and pickle make of it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunError(
-            f"{path} is not a whole checkpoint ({reason}): remove it to train from the start, or give --ckpt_path."
-        ) from None
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever torch and pickle make of it; their texts advise on pickles and file formats
+        raise RunError(f"{path} is not a whole checkpoint ({type(error).__name__}): {remedy}.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise RunError(f"{path} is no checkpoint of this suite: weights of others are given as --model.weights {path}.")
 
 
 @contextmanager

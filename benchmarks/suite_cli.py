@@ -19,6 +19,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
 from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
+from benchmarks.errors import without_noise
 from benchmarks.published import Published
 from benchmarks.recipe import Recipe, RecipeError, by_content, find_recipe, flatten, identity, is_hardware, load_recipe
 from benchmarks.runs import Run, RunError, runs_root
@@ -83,6 +84,7 @@ class SuiteCLI(LightningCLI):
         """Parse, with the names of recipes allowed where `--config` wants a file."""
         arguments = name_files(list(args))  # type: ignore[arg-type]
         check_arguments(self.command, arguments)
+        self.flags = {argument.partition("=")[0] for argument in arguments}
         self.config = parser.parse_args(arguments)
 
     def _set_seed(self) -> None:
@@ -115,7 +117,7 @@ class SuiteCLI(LightningCLI):
             try_network(self.config_init["model"], self.config_init["data"])
             self.config_init["model"].configure_optimizers()
         except ValueError as error:
-            raise RecipeError(str(error)) from error
+            raise RecipeError(without_noise(str(error))) from error
         self.datamodule = self.config_init["data"]
         self.model = self.config_init["model"].to(memory_format=torch.channels_last)
         settings = dict(self.config_init["trainer"])
@@ -126,6 +128,8 @@ class SuiteCLI(LightningCLI):
         settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
         self.trainer = pl.Trainer(**settings)
         check_tasks(self.trainer.world_size)
+        if self.command == "fit":
+            try_training(self.model, self.datamodule, self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     @cached_property
     def seed(self) -> int:
@@ -222,6 +226,34 @@ def try_network(network: Classifier, data: ImageDataModule) -> None:
             raise ValueError(
                 f"the network gives {list(logits.shape[1:])} scores, the dataset has {data.num_classes} classes."
             )
+
+
+def try_training(network: Classifier, data: ImageDataModule, parts: int) -> None:
+    """One or two black images through the network as it trains, which leaves it and the random numbers as they were.
+
+    Two, unless a step has less for each of its `parts`, devices times accumulated batches: batch norm may need them.
+
+    Raises:
+        RecipeError: the network cannot train on so many images of their size.
+    """
+    count = max(1, min(2, data.batch_size // parts))
+    images = torch.zeros(count, len(data.mean), data.image_size, data.image_size)
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    training = network.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.train()(images)
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"the network cannot train on {count} {'images' if count > 1 else 'image'} of {data.image_size} x "
+            f"{data.image_size} pixels for each device and step ({error}). Batch norm needs 2 where a map is a single "
+            "pixel: raise data.init_args.batch_size, use fewer devices or norm: none. Auxiliary classifiers may need "
+            "larger images: raise data.init_args.image_size."
+        ) from error
+    finally:
+        network.train(training)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(kept[name])
 
 
 def data_seed(seed: bool | int) -> int:

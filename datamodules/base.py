@@ -170,12 +170,17 @@ class ImageDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Obtain the originals and, for the ffcv loader, convert what is not converted yet. One process per node."""
-        splits: tuple[Split, Split] = ("train", "test")
-        for split in splits:
+        for split in self._splits(self.trainer.state.fn if self.trainer else None):
             if self.reads_beton(split):
                 self.convert(split)
             else:
                 self.originals(split)
+
+    def _splits(self, stage: str | None) -> tuple[Split, ...]:
+        """What a stage of the trainer reads: testing, and validation on test images, need no training images."""
+        if stage == "test" or (stage == "validate" and not self.holdout):
+            return ("test",)
+        return ("train", "test")
 
     def convert(self, split: Split) -> None:
         """Write the .beton of `split` unless it is there."""
@@ -198,18 +203,21 @@ class ImageDataModule(pl.LightningDataModule):
         return self._manifests[split]
 
     def setup(self, stage: str | None = None) -> None:
-        """Open both splits, so that a damaged file is found before the first batch."""
-        train, test = self.manifest("train"), self.manifest("test")
+        """Open what the stage reads, so that a damaged file is found before the first batch."""
+        test = self.manifest("test")
+        if test.mean is not None and len(test.mean) != len(self.std):
+            raise DataError(
+                f"data.init_args.mean (={(self.mean / 255).tolist()}) must have one number for each of the "
+                f"{len(test.mean)} channels of {self.name}, and std likewise."
+            )
+        if "train" not in self._splits(stage):
+            return
+        train = self.manifest("train")
         if train.classes != test.classes:
             raise DataError(
                 f"{self.name}: the test images' classes are not the training images' ({len(test.classes)} and "
                 f"{len(train.classes)}, first difference: {first_difference(train.classes, test.classes)}): "
                 "use the same class folders in both."
-            )
-        if train.mean is not None and len(train.mean) != len(self.std):
-            raise DataError(
-                f"data.init_args.mean (={(self.mean / 255).tolist()}) must have one number for each of the "
-                f"{len(train.mean)} channels of {self.name}, and std likewise."
             )
         if self.holdout >= train.count:
             raise DataError(

@@ -92,7 +92,7 @@ class AlexNet(EightLayerNet):
         check_choice("pooling", pooling, ("overlapping", "separate"))
         check_choice("norm", norm, ("lrn", "batch", "none"))
         check_choice("activation", activation, ("relu", "tanh"))
-        check_widths(widths, groups)
+        check_widths(widths, groups, hidden)
         a, b, c, d, e = widths
         lrn = [LocalResponseNorm()] if norm == "lrn" else []
         pool = nn.MaxPool2d(3 if pooling == "overlapping" else 2, stride=2)
@@ -145,7 +145,7 @@ class AlexNetOWT(EightLayerNet):
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
         check_choice("norm", norm, ("none", "lrn", "batch"))
-        check_widths(widths, groups=1)
+        check_widths(widths, groups=1, hidden=hidden)
         a, b, c, d, e = widths
         lrn = [LocalResponseNorm()] if norm == "lrn" else []
         self.features = nn.Sequential(
@@ -278,14 +278,16 @@ def initialise(network: AlexNet, norm: str, activation: str) -> None:
             nn.init.ones_(bias)  # type: ignore[arg-type]
 
 
-def check_widths(widths: list[int], groups: int) -> None:
-    """Refuse another number of layers than five, and maps that groups cannot share out.
+def check_widths(widths: list[int], groups: int, hidden: int) -> None:
+    """Refuse another number of layers than five, maps that groups cannot share out, hidden layers without units.
 
     Raises:
         ValueError: as said.
     """
     if len(widths) != 5 or min(widths) < 1:
         raise ValueError(f"widths (={widths}) must be five numbers of maps, 1 or more each: 96, 256, 384, 384, 256.")
+    if hidden < 1:
+        raise ValueError(f"hidden (={hidden}) must be at least 1 unit in each hidden layer: 4096 in the paper.")
     if groups < 1:
         raise ValueError(f"groups (={groups}) must be at least 1: 2 in the paper, 1 connects all maps.")
     for width in widths:

@@ -164,7 +164,7 @@ def read_state(path: str) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, path: str) -> None:
-    """Load the state dict in the file at `path` into `network`, every name of it and no other.
+    """Load the state dict in the file at `path` into `network`, every name of it and no other, finite numbers all.
 
     Raises:
         ValueError: the file is unfit; the message says how many names and shapes differ, and the first few.
@@ -180,7 +180,8 @@ def load_state(network: nn.Module, path: str) -> None:
         for name in ours
         if name in theirs and theirs[name].shape != ours[name].shape
     ]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    broken = sorted(name for name, tensor in theirs.items() if not tensor.isfinite().all())
+    faults = {"missing": missing, "unknown": unknown, "of another shape": shapes, "with NaN or infinity": broken}
     found = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
     if found:
         raise ValueError(

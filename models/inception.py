@@ -1,6 +1,6 @@
 """BN-Inception: modules of four branches with batch norm after every convolution (Ioffe, Szegedy 2015, appendix).
 
-GoogLeNet itself, which it grew from, comes from torchvision through `models/zoo.py`.
+GoogLeNet, which it grew from, comes from torchvision through `models/zoo.py`, with 3x3 kernels where the paper has 5x5.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class ZFNet(EightLayerNet):
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
         check_choice("norm", norm, ("lrn", "batch", "none"))
-        check_widths(widths, groups=1)
+        check_widths(widths, groups=1, hidden=hidden)
         if max_filter_rms < 0:
             raise ValueError(
                 f"max_filter_rms (={max_filter_rms}) must not be negative: 0.1 in the paper, 0 is no limit."

@@ -17,7 +17,8 @@ class Zoo(Classifier):
 
     `timm.list_models()` and `torchvision.models.list_models()` list the names. Published weights are a file to download
     and give as `--model.weights`; it may also be a checkpoint of this suite. torchvision's published GoogLeNet and
-    Inception expect `options: {transform_input: true}` besides, images normalised as for all of its networks.
+    Inception expect `options: {transform_input: true}` besides, images normalised as for all of its networks. Where the
+    paper's GoogLeNet has 5x5 kernels torchvision's has 3x3 (pytorch/vision#906).
 
     The switches of the suite's own networks (skip, norm) are not there; `options` holds whatever switches the library
     has, such as timm's `drop_rate`.
@@ -45,6 +46,11 @@ class Zoo(Classifier):
         check_name(name, library)
         if "num_classes" in (options or {}):
             raise ValueError(f"options (={options}) must not have num_classes: it comes from the dataset. Remove it.")
+        if {"pretrained", "weights"} & set(options or {}):
+            raise ValueError(
+                f"options (={options}) must not ask for weights, nothing is downloaded: give a file of them as "
+                "model.init_args.weights."
+            )
         if auxiliary_weight < 0:
             raise ValueError(
                 f"auxiliary_weight (={auxiliary_weight}) must not be negative; 0 ignores such classifiers."
@@ -52,9 +58,10 @@ class Zoo(Classifier):
         self.auxiliary_weight = auxiliary_weight
         try:
             self.network = build(name, library, {**(options or {}), "num_classes": num_classes})
-        except TypeError as error:
+        except Exception as error:  # whatever the library thinks of the options
             raise ValueError(
-                f"options (={options}) must be what {library} takes for {name} ({error}): remove what it does not know."
+                f"options (={options}) must be what {library} takes for {name} ({error}): remove or correct what it "
+                "refuses."
             ) from None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -335,3 +335,10 @@ def test_what_alexnet_cannot_be_is_refused(settings: dict[str, Any], message: st
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
         AlexNet(**settings)
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("network", [AlexNet, AlexNetOWT])
+def test_hidden_layers_without_units_are_refused(network: Any) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        network(hidden=0)
+    assert str(refusal.value) == "hidden (=0) must be at least 1 unit in each hidden layer: 4096 in the paper."

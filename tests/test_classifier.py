@@ -578,3 +578,18 @@ def test_a_network_without_a_fully_convolutional_form_says_so() -> None:
     assert str(refusal.value) == (
         "Tiny has no fully convolutional form, which dense evaluation needs: use 1crop or 10crop."
     )
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = ResNet([1], [4], stem="cifar", num_classes=3)
+    state = network.state_dict()
+    state["fc.bias"] = torch.tensor([0.0, float("nan"), 1.0])
+    path = tmp_path / "weights.pt"
+    torch.save(state, path)
+    network.weights = str(path)
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        network.load_weights()
+    assert str(refusal.value) == (
+        f"weights (={path}) must fit ResNet name by name: 1 with NaN or infinity (fc.bias). Take the file of this very "
+        "network, or change the network's settings to it."
+    )

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import transforms
 
+from benchmarks.suite_cli import quiet_warnings
 from datamodules import beton
 from datamodules.augment import Augmentation, PaddedCropFlip, ScaleJitter, colour_offsets
 from datamodules.base import ImageDataModule
@@ -26,6 +27,7 @@ from datamodules.loaders import LoaderName, ffcv_fault
 from datamodules.mnist import MNIST
 from datamodules.originals import DataError
 from datamodules.synthetic import Synthetic
+from models.linear import Linear
 
 # Labels 0 to 9 in MNIST's label files, counted.
 MNIST_TRAIN_LABELS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -675,3 +677,29 @@ def test_imagenet_betons_are_kept_apart_by_what_is_in_them(tmp_path: Path) -> No
     paths = {ImageNet(batch_size=1, root=str(tmp_path), **these).beton_path("train") for these in settings}
     assert len(paths) == 4
     assert beton.manifest_path(min(paths)).suffix == ".json"
+
+
+@pytest.mark.parametrize(
+    ("stage", "holdout", "read"),
+    [
+        ("test", 0, ["test"]),
+        ("validate", 0, ["test"]),
+        ("validate", 10, ["train", "test"]),
+        ("fit", 0, ["train", "test"]),
+    ],
+)
+def test_a_stage_reads_only_what_it_needs(stage: str, holdout: int, read: list[str]) -> None:
+    """Evaluating published weights must not take the training images, which may not even be there."""
+    data = Synthetic(batch_size=8, num_train=40, num_test=20, image_size=8, holdout=holdout, loader="torch")
+    seen: list[str] = []
+    honest = data.read_originals
+    data.read_originals = lambda split: (seen.append(split), honest(split))[1]  # type: ignore[method-assign]
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    network = Linear((3, 8, 8), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    network.test_step = network.validation_step  # type: ignore[method-assign, assignment]
+    with quiet_warnings():
+        getattr(trainer, stage)(network, datamodule=data)
+    assert sorted(set(seen)) == sorted(read)

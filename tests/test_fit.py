@@ -20,7 +20,11 @@ from filelock import FileLock
 
 from benchmarks import callbacks, results
 from benchmarks.recipe import by_content, find_recipe, load_recipe
+from benchmarks.suite_cli import try_training
+from datamodules.synthetic import Synthetic
 from models.classifier import Classifier
+from models.linear import Linear
+from models.resnet import ResNet
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -447,3 +451,78 @@ def test_only_files_to_start_from_are_read_and_only_if_they_are_there(tmp_path: 
     assert by_content(settings) == settings | {"model.init_args.start_from": "sha256:ba7816bf8f01"}
     for other in (None, str(tmp_path), str(tmp_path / "nothing")):
         assert by_content({"model.init_args.weights": other}) == {"model.init_args.weights": other}
+
+
+def test_a_network_that_cannot_train_on_single_images_is_refused_before_any_work(bench: Bench, tmp_path: Path) -> None:
+    """In evaluation, batch norm takes any number of images; in training it needs two values of each map."""
+    command = ("--config", "digits/lenet5", *SHORT, "--data.batch_size", "1", "--model.norm", "batch")
+    status, _, err = bench("fit", *command)
+    assert status == 2
+    assert "cannot train on 1 image of 32 x 32 pixels for each device and step" in err
+    assert "raise data.init_args.batch_size" in err
+    assert not list((tmp_path / "runs").rglob("metrics.csv"))
+
+
+def test_trying_the_network_changes_neither_it_nor_the_random_numbers() -> None:
+    torch.manual_seed(0)
+    network = ResNet([1], [4], stem="cifar", dropout=0.5, num_classes=10).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    expected = torch.get_rng_state()
+    try_training(network, Synthetic(batch_size=8, image_size=8), parts=1)
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--config", "digits/resnet", "--model.se_reduction", "99"),
+            "se_reduction (=99) must lie between 1 and the 16 channels of every block, or be 0 for no "
+            "squeeze-and-excitation.",
+        ),
+        (
+            ("--config", "imagenet/resnet18_torchvision", "--data.image_size", "300"),
+            "eval_size (=300; image_size where it is not given) must be 1 to eval_resize (=256) pixels: lower it or "
+            "raise eval_resize.",
+        ),
+    ],
+)
+def test_what_a_constructor_refuses_is_one_message(bench: Bench, arguments: tuple[str, ...], message: str) -> None:
+    status, _, err = bench("fit", *arguments, "--seed_everything", "0", "--data.loader", "torch")
+    assert status == 2
+    assert err == f"error: {message}\n"
+
+
+def test_weights_given_as_a_checkpoint_are_sent_where_they_belong(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(Linear((1, 8, 8)).state_dict(), path)
+    given = ("--config", "digits/linear", "--seed_everything", "0", "--data.loader", "torch")
+    status, _, err = bench("test", *given, "--ckpt_path", str(path))
+    assert status == 2
+    assert (
+        err == f"error: {path} is no checkpoint of this suite: weights of others are given as --model.weights {path}.\n"
+    )
+    path.write_text("no weights")
+    status, _, err = bench("test", *given, "--ckpt_path", str(path))
+    assert status == 2
+    assert f"{path} is not a whole checkpoint" in err
+    assert "name another with --ckpt_path" in err
+    assert "remove it" not in err
+
+
+def test_weights_named_by_recipe_and_command_line_alike_are_evaluated(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(Linear((1, 8, 8)).state_dict(), path)
+    content = yaml.safe_load(find_recipe("digits/linear").read_text())
+    content["model"]["init_args"]["weights"] = str(path)
+    recipe = tmp_path / "started.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    given = ("--config", str(recipe), "--seed_everything", "0", "--data.loader", "torch")
+    status, out, err = bench("test", *given, "--model.weights", str(path))
+    assert status == 0, err
+    assert f"weights: {path}" in out
+    status, _, err = bench("test", *given, "--model.weights", "")
+    assert status == 2
+    assert "weights (=) must be a file" in err

@@ -176,10 +176,6 @@ TORCHVISIONS = len(torchvision.models.list_models(module=torchvision.models))
             "options (={'drop_rat': 0.5}) must be what timm takes for resnet18 (",
         ),
         (
-            {"name": "resnet18", "library": "timm", "options": {"pretrained": True}},
-            "options (={'pretrained': True}) must be what timm takes for resnet18 (",
-        ),
-        (
             {"name": "resnet18", "options": {"num_classes": 5}},
             "options (={'num_classes': 5}) must not have num_classes: it comes from the dataset. Remove it.",
         ),
@@ -196,7 +192,7 @@ def test_settings_without_a_meaning_are_refused(settings: dict[str, Any], messag
     assert found.startswith(message)
     if message.endswith("("):  # then the library's own words
         assert "drop_rat" in found or "pretrained" in found
-        assert found.endswith("): remove what it does not know.")
+        assert found.endswith("): remove or correct what it refuses.")
 
 
 # Weights
@@ -228,3 +224,18 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"must fit SqueezeNet name by name: 52 missing .*; 1 unknown \(fc.weight\)"):
         Zoo(**SMALL, weights=str(path)).load_weights()
+
+
+def test_options_that_a_library_only_asserts_are_refused_in_one_message() -> None:
+    with pytest.raises(ValueError, match=r"options .* must be what timm takes for resnet18 \(.*\): remove or correct"):
+        Zoo("resnet18", library="timm", options={"global_pool": "nonsense"})
+
+
+@pytest.mark.parametrize("option", ["pretrained", "weights"])
+def test_nothing_is_downloaded(option: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        Zoo("resnet18", options={option: True})
+    assert str(refusal.value) == (
+        f"options (={{'{option}': True}}) must not ask for weights, nothing is downloaded: give a file of them as "
+        "model.init_args.weights."
+    )
