@@ -6,6 +6,7 @@ import csv
 import itertools
 import lzma
 import pickle
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from benchmarks.peers import cifar_resnet
+from benchmarks.results import COMMITTED, read_result
 from models.resnet import ResNet
 
 SCRIPT = Path(cifar_resnet.__file__)
@@ -64,3 +66,37 @@ def test_the_script_trains_from_cifars_own_files(tmp_path: Path) -> None:
         (row,) = csv.DictReader(file)
     assert 0 <= float(row["train/top1_error"]) <= 100
     assert 80 < float(row["val/top1_error"]) <= 100  # noise cannot be learnt: about 90
+
+
+def curves(folder: Path, pattern: str) -> list[list[float]]:
+    """Training errors in percent, epoch by epoch, of every committed run."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        with open(path, newline="") as file:
+            found.append([float(row["train/top1_error"]) for row in csv.DictReader(file)])
+    return found
+
+
+def test_resnet_20_learns_as_fast_as_in_the_bare_loop() -> None:
+    """Six epochs on CIFAR-10, measured: means over seeds differ by less than two seeds of the bare loop do."""
+    ours = curves(COMMITTED / "cifar10" / "resnet20_short", "seed-*.csv")
+    theirs = curves(CURVES, "cifar_resnet20-seed-*.csv")
+    assert len(ours) >= 2
+    assert len(theirs) >= 2
+    first = [curve[0] for curve in theirs]
+    noise = max(first) - min(first)
+    assert 0 < noise < 5
+    for epoch in range(6):
+        mine = [curve[epoch] for curve in ours if len(curve) > epoch]
+        others = [curve[epoch] for curve in theirs if len(curve) > epoch]
+        assert abs(statistics.mean(mine) - statistics.mean(others)) < noise, epoch
+
+
+def test_shortcuts_and_norms_both_help_in_six_epochs() -> None:
+    """ResNet-20 before plain-20 before ResNet-20 without norms, in training and in test error, every seed of each."""
+    names = ("resnet20_short", "plain20_short", "resnet20_short_without_norm")
+    runs = [[read_result(path) for path in (COMMITTED / "cifar10" / name).glob("seed-*.json")] for name in names]
+    assert all(runs)
+    for better, worse in itertools.pairwise(runs):
+        for pick in (lambda run: run.training["train/top1_error"], lambda run: run.errors["1crop"]["top1_error"]):
+            assert max(map(pick, better)) < min(map(pick, worse))
