@@ -14,6 +14,7 @@ REQUIRED = [
     "torchvision>=0.21,<1",  # 0.21 belongs to torch 2.6; each torchvision names the torch it was built for
     "pytorch-lightning>=2.6,<2.7",  # recipes and checkpoints are in the form that 2.6 reads
     "jsonargparse[signatures]>=4.39,<4.48",  # from 4.48 on, the calls that Lightning 2.6 makes are deprecated
+    "pillow>=10.2",  # 10.2: the first that writes restart markers; majors come every few months and keep what we call
     "numpy>=2.0,<3",  # 2.0 changed how mixed types are promoted; results should not depend on which rule is installed
     "scipy>=1.13,<2",  # 1.13: the first built for numpy 2
     "scikit-learn>=1.4.2,<2",  # 1.4.2: the first built for numpy 2
