@@ -18,6 +18,10 @@ REQUIRED = [
     "numpy>=2.0,<3",  # 2.0 changed how mixed types are promoted; results should not depend on which rule is installed
     "scipy>=1.13,<2",  # 1.13: the first built for numpy 2
     "scikit-learn>=1.4.2,<2",  # 1.4.2: the first built for numpy 2
+    "numba>=0.60,<1",  # 0.60: the first that works with numpy 2; compiles what the loaders do with pixels
+    # numba's own threading layer, `workqueue`, aborts the process when two loaders run at once. There are wheels of tbb
+    # for Linux on x86_64; elsewhere numba may find OpenMP.
+    "tbb>=2021.6; platform_machine == 'x86_64' and sys_platform == 'linux'",  # numba's own minimum; versions are years
     "timm>=1.0,<2",
     "wandb>=0.25,<1",
     "filelock>=3.12,<5",
@@ -28,10 +32,6 @@ REQUIRED = [
 
 FFCV = [
     "ffcv==1.0.2",  # exactly this one, its classes are reached into; compiled on installation, see .ci/setup
-    "numba>=0.60,<1",  # 0.60: the first that works with numpy 2
-    # numba's own threading layer, `workqueue`, aborts the process when two loaders run at once. There are wheels of tbb
-    # for Linux on x86_64; elsewhere numba may find OpenMP.
-    "tbb>=2021.6; platform_machine == 'x86_64' and sys_platform == 'linux'",  # numba's own minimum; versions are years
     "setuptools>=77",  # ffcv imports distutils, which Python >= 3.12 has from setuptools only
 ]
 

@@ -29,8 +29,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 IMPORTED_AS = {"pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "jsonargparse", "numpy", "scipy", "scikit-learn", "timm"),
-    *("wandb", "filelock", "tabulate", "tqdm", "pyyaml"),
+    *("torch", "torchvision", "pytorch-lightning", "jsonargparse", "numpy", "scipy", "scikit-learn", "numba"),
+    *("timm", "wandb", "filelock", "tabulate", "tqdm", "pyyaml"),
 )
 OPTIONAL = {"wandb": "results are written to files only"}
 
@@ -133,7 +133,7 @@ def attempt(name):
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
 pools = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
-names = {"numba": "numba", "ffcv": "ffcv", **pools}
+names = {"ffcv": "ffcv", **pools}
 print(json.dumps({"imports": {short: attempt(name) for short, name in names.items()}}))
 """
 
@@ -272,23 +272,18 @@ def check_torchvision(probe: Mapping[str, Any]) -> Check:
 
 
 def check_ffcv(probe: Mapping[str, Any]) -> list[Check]:
-    """FFCV, numba and numba's threading layer. None of them is needed: without FFCV the torch loader is used."""
+    """FFCV and numba's threading layer. FFCV is not needed: without it the torch loader is used."""
     version = installed_version("ffcv")
     if version is None:
         return [Check("ffcv", "warning", "not installed: the torch loader is used", remedy_for_ffcv())]
     if "failed" in probe:
         return [Check("ffcv", "warning", f"{version}: {probe['failed']}: the torch loader is used", remedy_for_ffcv())]
     errors = {name: error for name, error in probe["imports"].items() if error}
-    lines = []
-    for name in ("ffcv", "numba"):
-        if name in errors:
-            detail = (
-                f"{installed_version(name)}, cannot be imported: {in_short(errors[name])}: the torch loader is used"
-            )
-            lines.append(Check(name, "warning", detail, remedy_for_ffcv(errors[name])))
-        else:
-            lines.append(Check(name, "ok", str(installed_version(name))))
-    return [*lines, check_threading_layer(errors)]
+    line = Check("ffcv", "ok", version)
+    if "ffcv" in errors:
+        detail = f"{version}, cannot be imported: {in_short(errors['ffcv'])}: the torch loader is used"
+        line = Check("ffcv", "warning", detail, remedy_for_ffcv(errors["ffcv"]))
+    return [line, check_threading_layer(errors)]
 
 
 def remedy_for_ffcv(error: str = "") -> str:

@@ -3,10 +3,12 @@
 A decision never depends on a thread, a worker, a rank or on what came before, so the same image is cropped and mirrored
 the same way whichever loader reads it, and again when a run is resumed. Decisions are boxes; loaders apply them.
 
-A box is one row of int32: top, left, height, width of the crop in the image, and 1 if the crop is then mirrored. A box
-may reach beyond the image; what lies outside is 0. B is the number of images in a batch.
+A box is one row of int32, 8 columns: top, left, height, width of the crop in the image, and 1 if the crop is then
+mirrored; then top, left and side of the square hole that cutout makes in the result, side 0 for none. A box may reach
+beyond the image; what lies outside is 0. A hole may reach beyond the result. B is the number of images in a batch.
 
-Draw numbers: 0 to 19 shape a crop, 100 and 101 place it, 102 mirrors it, 200 to 205 change its colours.
+Draw numbers: 0 to 19 shape a crop, 100 and 101 place it, 102 mirrors it, 110 and 111 place a hole, 200 to 205 change
+its colours.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TOP, LEFT, HEIGHT, WIDTH, MIRROR = range(5)
+TOP, LEFT, HEIGHT, WIDTH, MIRROR, HOLE_TOP, HOLE_LEFT, HOLE_SIZE = range(8)
+COLUMNS = 8  # of a box
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the increment of splitmix64
 
@@ -53,6 +56,8 @@ def normal(seed: int, epoch: int, samples: NDArray[np.int64], draw: int) -> NDAr
 class Augmentation:
     """Decides the box that is cut from each image of a batch."""
 
+    fill: tuple[int, ...] = ()  # the pixel that fills holes, one grey level per channel; () is black
+
     def boxes(
         self,
         seed: int,
@@ -61,7 +66,7 @@ class Augmentation:
         heights: NDArray[np.int64],
         widths: NDArray[np.int64],
     ) -> NDArray[np.int32]:
-        """Boxes [B, 5] for the images numbered `samples`, of the given sizes in pixels."""
+        """Boxes [B, 8] for the images numbered `samples`, of the given sizes in pixels."""
         raise NotImplementedError
 
 
@@ -70,10 +75,17 @@ class PaddedCropFlip(Augmentation):
     """The image, padded by `pad` zeros on every side and cut back to its size at random, mirrored half the time.
 
     He et al. 2015, section 4.2, for CIFAR (`pad` 4). `flip` is the probability of mirroring, 0 to 1.
+
+    Cutout (DeVries, Taylor 2017, section 3) then makes a square hole of `hole` pixels, centred on any pixel with equal
+    probability; the part outside the image is lost. Their code (uoguelph-mlrg/Cutout, util/cutout.py) sets what was
+    normalised to 0, the mean colour. Here the hole is made before normalisation, so `fill` is the nearest grey level:
+    at most half a level off. An odd side is that many pixels here, one less in their code.
     """
 
     pad: int
     flip: float
+    hole: int = 0
+    fill: tuple[int, ...] = ()
 
     def boxes(
         self,
@@ -84,12 +96,16 @@ class PaddedCropFlip(Augmentation):
         widths: NDArray[np.int64],
     ) -> NDArray[np.int32]:
         steps = 2 * self.pad + 1
-        boxes = np.empty((len(samples), 5), np.int32)
+        boxes = np.zeros((len(samples), COLUMNS), np.int32)
         boxes[:, TOP] = np.floor(uniform(seed, epoch, samples, 0) * steps) - self.pad
         boxes[:, LEFT] = np.floor(uniform(seed, epoch, samples, 1) * steps) - self.pad
         boxes[:, HEIGHT] = heights
         boxes[:, WIDTH] = widths
         boxes[:, MIRROR] = uniform(seed, epoch, samples, 2) < self.flip
+        if self.hole:
+            boxes[:, HOLE_TOP] = np.floor(uniform(seed, epoch, samples, 110) * heights) - self.hole // 2
+            boxes[:, HOLE_LEFT] = np.floor(uniform(seed, epoch, samples, 111) * widths) - self.hole // 2
+            boxes[:, HOLE_SIZE] = self.hole
         return boxes
 
 
@@ -140,7 +156,7 @@ class RandomResizedCrop(Augmentation):
 
     def _fallback(self, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int32]:
         """The largest central crop whose aspect ratio is allowed, as torchvision after ten failures."""
-        boxes = np.zeros((len(heights), 5), np.int32)
+        boxes = np.zeros((len(heights), COLUMNS), np.int32)
         width = np.minimum(widths, np.rint(heights * max(self.ratio)).astype(np.int64))
         height = np.minimum(heights, np.rint(widths / min(self.ratio)).astype(np.int64))
         boxes[:, TOP], boxes[:, LEFT] = (heights - height) // 2, (widths - width) // 2
@@ -181,7 +197,7 @@ class ScaleJitter(Augmentation):
         short = np.minimum(heights, widths)
         side = np.maximum(1, np.rint(short * self.size / short_side))
         tall, wide = (short, short) if self.central else (heights, widths)  # the region in which crops lie
-        boxes = np.empty((len(samples), 5), np.int32)
+        boxes = np.zeros((len(samples), COLUMNS), np.int32)
         boxes[:, TOP] = (heights - tall) // 2 + np.floor(uniform(seed, epoch, samples, 100) * (tall - side + 1))
         boxes[:, LEFT] = (widths - wide) // 2 + np.floor(uniform(seed, epoch, samples, 101) * (wide - side + 1))
         boxes[:, HEIGHT] = boxes[:, WIDTH] = side
@@ -231,9 +247,28 @@ def size_in(epoch: int, size: int | Growth) -> int:
     return size.size_in(epoch) if isinstance(size, Growth) else size
 
 
-def cut_same_size(images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Cut `boxes` of the images' own size from `images` [B, H, W, C]; 0 outside, mirrored where asked. [B, H, W, C]"""
-    height, width = images.shape[1:3]
+def whole_boxes(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Boxes of whole images, neither moved nor mirrored nor with a hole. [B, 8]"""
+    boxes = np.zeros((len(heights), COLUMNS), np.int32)
+    boxes[:, HEIGHT], boxes[:, WIDTH] = heights, widths
+    return boxes
+
+
+def fill_of(augmentation: Augmentation | None, channels: int) -> NDArray[np.uint8]:
+    """The pixel that fills holes. [C]"""
+    if augmentation is None or not augmentation.fill:
+        return np.zeros(channels, np.uint8)
+    return np.broadcast_to(np.array(augmentation.fill, np.uint8), (channels,)).copy()
+
+
+def cut_same_size(
+    images: NDArray[np.uint8], boxes: NDArray[np.int32], fill: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Cut `boxes` of the images' own size from `images` [B, H, W, C]; 0 outside, mirrored where asked. [B, H, W, C]
+
+    `fill` [C] is the pixel that fills holes, by default black. `datamodules.cut` does the same, compiled.
+    """
+    height, width, channels = images.shape[1:]
     rows = boxes[:, TOP, None] + np.arange(height)
     columns = boxes[:, LEFT, None] + np.where(boxes[:, MIRROR, None], np.arange(width)[::-1], np.arange(width))
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
@@ -242,4 +277,10 @@ def cut_same_size(images: NDArray[np.uint8], boxes: NDArray[np.int32]) -> NDArra
         rows.clip(0, height - 1)[:, :, None],
         columns.clip(0, width - 1)[:, None, :],
     ]
-    return picked * inside[..., None]
+    cut = picked * inside[..., None]
+    if boxes[:, HOLE_SIZE].any():
+        down, right = (np.arange(n) - boxes[:, c, None] for n, c in ((height, HOLE_TOP), (width, HOLE_LEFT)))
+        size = boxes[:, HOLE_SIZE, None]
+        hole = ((down >= 0) & (down < size))[:, :, None] & ((right >= 0) & (right < size))[:, None, :]
+        cut[hole] = np.zeros(channels, np.uint8) if fill is None else fill
+    return cut

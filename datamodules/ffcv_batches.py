@@ -44,8 +44,9 @@ from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, size_in
+from datamodules.augment import COLUMNS, HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, fill_of, size_in, whole_boxes
 from datamodules.batches import Batches, Reading
+from datamodules.cut import cut_one
 
 torch.set_num_threads(TORCH_THREADS)
 
@@ -145,8 +146,10 @@ class BoxedEpoch(EpochIterator):
     def run_pipeline(self, number: int, samples: NDArray[np.int64], slot: int, event: Any) -> Any:
         if self.terminate_event.is_set():
             raise StopIteration  # the end, to FFCV's `run`, which looks at this event only when its queue is full
-        boxes = self.memory_allocations["operation"][self.decoder_id][1]
-        boxes[slot, : len(samples)] = self.boxes(samples)
+        memory = self.memory_allocations["operation"][self.decoder_id]
+        memory[1][slot, : len(samples)] = self.boxes(samples)
+        if isinstance(self.decoder_of(), BoxedArrayDecoder):
+            memory[2][slot, : len(samples)] = fill_of(self.reading.augmentation, memory[2].shape[-1])
         return super().run_pipeline(number, samples, slot, event)
 
     def boxes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -155,9 +158,7 @@ class BoxedEpoch(EpochIterator):
         augmentation = self.reading.augmentation
         if augmentation is not None:
             return augmentation.boxes(self.reading.seed, self.number, samples, heights, widths)
-        boxes = np.zeros((len(samples), 5), np.int32)
-        boxes[:, HEIGHT], boxes[:, WIDTH] = heights, widths
-        return boxes
+        return whole_boxes(heights, widths)
 
     def decoder_of(self) -> BoxedDecoder:
         return next(node.decoder for node in self.loader.graph.nodes if node.id == self.decoder_id)
@@ -188,12 +189,16 @@ class BoxedDecoder:
 
 
 class BoxedArrayDecoder(BoxedDecoder, NDArrayDecoder):
-    """uint8 arrays [H, W, C], all of one size: the box is a shifted and perhaps mirrored copy, 0 outside the image."""
+    """uint8 arrays [H, W, C], all of one size: the box is a shifted, perhaps mirrored copy, perhaps with a hole."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, ...]]:
         shape = tuple(int(length) for length in self.field.shape)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("uint8"))
-        return state, (AllocationQuery(shape, np.dtype("uint8")), AllocationQuery((5,), np.dtype("int32")))
+        return state, (
+            AllocationQuery(shape, np.dtype("uint8")),
+            AllocationQuery((COLUMNS,), np.dtype("int32")),
+            AllocationQuery(shape[-1:], np.dtype("uint8")),
+        )
 
     def image_sizes(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         height, width = (int(length) for length in self.field.shape[:2])
@@ -201,33 +206,15 @@ class BoxedArrayDecoder(BoxedDecoder, NDArrayDecoder):
 
     def generate_code(self) -> Callable[..., Any]:
         read = self.memory_read
-        cut = Compiler.compile(cut_box)
 
         def decode(samples: Any, memory: Any, pointers: Any, storage: Any) -> Any:
-            images, boxes = memory
+            images, boxes, fills = memory
             for i in range(len(samples)):  # a few kB an image: threads cost more than they bring
                 source = read(pointers[samples[i]], storage)
-                cut(source, boxes[i], images[i])
+                cut_one(source, boxes[i], fills[i], images[i])
             return images[: len(samples)]
 
         return decode
-
-
-def cut_box(source: Any, box: Any, image: Any) -> None:
-    """Copy `box` of the flat `source` into `image` [H, W, C]; what lies outside is 0."""
-    height, width, channels = image.shape
-    if box[TOP] == 0 and box[LEFT] == 0 and box[MIRROR] == 0:
-        flat = image.reshape(-1)
-        for i in range(flat.size):
-            flat[i] = source[i]
-        return
-    for y in range(height):
-        row = y + box[TOP]
-        for x in range(width):
-            column = (width - 1 - x if box[MIRROR] else x) + box[LEFT]
-            inside = 0 <= row < height and 0 <= column < width
-            for c in range(channels):
-                image[y, x, c] = source[(row * width + column) * channels + c] if inside else 0
 
 
 class BoxedJpegDecoder(BoxedDecoder, SimpleRGBImageDecoder):
@@ -243,7 +230,7 @@ class BoxedJpegDecoder(BoxedDecoder, SimpleRGBImageDecoder):
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("uint8"))
         return state, (
             AllocationQuery(shape, np.dtype("uint8")),
-            AllocationQuery((5,), np.dtype("int32")),
+            AllocationQuery((COLUMNS,), np.dtype("int32")),
             AllocationQuery((largest,), np.dtype("uint8")),
         )
 

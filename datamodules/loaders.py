@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, cut_same_size, size_in
+from datamodules.augment import HEIGHT, LEFT, MIRROR, TOP, WIDTH, Growth, cut_same_size, fill_of, size_in
 from datamodules.batches import Batches, Reading, View
 from datamodules.originals import DataError, ImageArray, ImageFiles
 
@@ -38,7 +38,7 @@ class ArrayBatches(Batches):
             if reading.augmentation is not None:
                 height, width = (np.full(len(samples), size) for size in images.shape[1:3])
                 boxes = reading.augmentation.boxes(reading.seed, self.epoch, samples, height, width)
-                images = cut_same_size(images, boxes)
+                images = cut_same_size(images, boxes, fill_of(reading.augmentation, images.shape[-1]))
             yield torch.from_numpy(images), torch.from_numpy(self.originals.labels[samples])
 
 

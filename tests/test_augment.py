@@ -11,6 +11,9 @@ from torchvision import transforms
 from datamodules import augment
 from datamodules.augment import (
     HEIGHT,
+    HOLE_LEFT,
+    HOLE_SIZE,
+    HOLE_TOP,
     LEFT,
     MIRROR,
     TOP,
@@ -154,7 +157,63 @@ def test_images_are_mirrored_as_often_as_asked(flip: float) -> None:
 
 def test_without_padding_the_image_stays_where_it_is() -> None:
     boxes = PaddedCropFlip(0, 0.0).boxes(0, 0, np.arange(50), *sizes(5, 7, 50))
-    assert boxes.tolist() == [[0, 0, 5, 7, 0]] * 50
+    assert boxes.tolist() == [[0, 0, 5, 7, 0, 0, 0, 0]] * 50
+
+
+# Cutout ---------------------------------------------------------------------------------------------------------------
+
+
+def test_holes_are_centred_on_every_pixel_equally_often() -> None:
+    """Of an image that is higher than wide; the draws of the hole are independent of each other and of the crop's."""
+    count, height, width = 40_000, 12, 9
+    boxes = PaddedCropFlip(2, 0.5, hole=6).boxes(1, 2, np.arange(count), *sizes(height, width, count))
+    assert (boxes[:, HOLE_SIZE] == 6).all()
+    rows, columns = boxes[:, HOLE_TOP] + 3, boxes[:, HOLE_LEFT] + 3
+    counts = np.bincount(rows * width + columns, minlength=height * width)
+    assert len(counts) == height * width
+    assert stats.chisquare(counts).pvalue > SMALLEST_P
+    for ours in (rows, columns):
+        correlations = [np.corrcoef(ours, boxes[:, column])[0, 1] for column in (TOP, LEFT, MIRROR)]
+        assert (np.abs(correlations) < 4 / np.sqrt(count)).all()
+
+
+def test_a_hole_changes_neither_crop_nor_mirror() -> None:
+    """So that a network is trained on the same crops with cutout and without."""
+    with_hole, without = (PaddedCropFlip(4, 0.5, hole).boxes(1, 2, np.arange(50), *sizes(8, 8, 50)) for hole in (5, 0))
+    assert np.array_equal(with_hole[:, :5], without[:, :5])
+    assert not without[:, 5:].any()
+
+
+def mask_of_the_paper(height: int, width: int, length: int, y: int, x: int) -> NDArray[np.float32]:
+    """uoguelph-mlrg/Cutout, util/cutout.py, for one hole centred on (y, x)."""
+    mask = np.ones((height, width), np.float32)
+    y1, y2 = np.clip(y - length // 2, 0, height), np.clip(y + length // 2, 0, height)
+    x1, x2 = np.clip(x - length // 2, 0, width), np.clip(x + length // 2, 0, width)
+    mask[y1:y2, x1:x2] = 0.0
+    return mask
+
+
+def test_a_hole_is_what_the_paper_masks_after_normalisation() -> None:
+    """At every place: pixels that stay are the same, those in the hole are 0 to within half a grey level."""
+    mean, std = np.array([0.4914, 0.4822, 0.4465]) * 255, np.array([0.2470, 0.2435, 0.2616]) * 255
+    fill = np.rint(mean).astype(np.uint8)
+    places = [(y, x) for y in range(10) for x in range(8)]
+    images = np.random.default_rng(0).integers(0, 256, (80, 10, 8, 3), np.uint8)
+    boxes = augment.whole_boxes(*sizes(10, 8, 80))
+    boxes[:, HOLE_TOP], boxes[:, HOLE_LEFT] = np.array(places).T - 3
+    boxes[:, HOLE_SIZE] = 6
+    found = (cut_same_size(images, boxes, fill) - mean) / std
+    masks = np.stack([mask_of_the_paper(10, 8, 6, y, x) for y, x in places])[..., None]
+    assert np.abs(found - (images - mean) / std * masks).max() <= (0.5 / std).max()
+    assert np.array_equal(found * masks, (images - mean) / std * masks)
+
+
+def test_the_fill_has_one_level_for_each_channel() -> None:
+    assert augment.fill_of(PaddedCropFlip(4, 0.5, 16, (125, 123, 114)), 3).tolist() == [125, 123, 114]
+    assert augment.fill_of(PaddedCropFlip(4, 0.5, 16), 3).tolist() == [0, 0, 0]
+    assert augment.fill_of(None, 1).tolist() == [0]
+    with pytest.raises(ValueError, match="shape"):
+        augment.fill_of(PaddedCropFlip(4, 0.5, 16, (1, 2, 3)), 4)
 
 
 # Random resized crop --------------------------------------------------------------------------------------------------
@@ -219,7 +278,7 @@ def test_where_nothing_fits_the_crop_is_central_as_in_torchvision(height: int, w
     augmentation = RandomResizedCrop(scale=(1.0, 1.0), flip=0.0)
     boxes = augmentation.boxes(0, 0, np.arange(20), *sizes(height, width, 20))
     theirs = torchvision_boxes(height, width, (1.0, 1.0), augmentation.ratio, 1, seed=0)[0]
-    assert boxes.tolist() == [[*theirs.tolist(), 0]] * 20
+    assert boxes.tolist() == [[*theirs.tolist(), 0, 0, 0, 0]] * 20
 
 
 def test_a_crop_is_tried_ten_times_before_the_central_one_is_taken() -> None:
@@ -248,7 +307,7 @@ def test_a_batch_of_unequal_images_gets_the_boxes_of_each_alone() -> None:
 
 def test_a_crop_of_the_whole_square_is_the_whole_square() -> None:
     boxes = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0).boxes(0, 0, np.arange(9), *sizes(24, 24, 9))
-    assert boxes.tolist() == [[0, 0, 24, 24, 0]] * 9
+    assert boxes.tolist() == [[0, 0, 24, 24, 0, 0, 0, 0]] * 9
 
 
 # Scale jitter and central square --------------------------------------------------------------------------------------
@@ -313,7 +372,7 @@ def test_a_box_shows_what_resizing_and_then_cropping_shows() -> None:
     for short_side in (96, 128, 350):
         boxes = ScaleJitter(96, (short_side, short_side), 0.0).boxes(0, 0, np.arange(5), *sizes(300, 400, 5))
         resized = transforms.Resize(short_side)(image)
-        for top, left, height, width, _ in boxes.tolist():
+        for top, left, height, width, *_ in boxes.tolist():
             box = (left, top, left + width, top + height)
             found = np.asarray(image.crop(box).resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
             place = round(top * short_side / 300), round(left * short_side / 300)
@@ -393,7 +452,7 @@ def test_cut_is_pad_then_crop_then_flip() -> None:
     pad, height, width = 3, 6, 5
     places = [(top, left, mirror) for top in range(-pad, pad + 1) for left in range(-pad, pad + 1) for mirror in (0, 1)]
     images = np.random.default_rng(0).integers(1, 256, (len(places), height, width, 2), np.uint8)
-    boxes = np.array([(top, left, height, width, mirror) for top, left, mirror in places], np.int32)
+    boxes = np.array([(top, left, height, width, mirror, 0, 0, 0) for top, left, mirror in places], np.int32)
     cut = cut_same_size(images, boxes)
     assert cut.dtype == np.uint8
     for image, (top, left, mirror), found in zip(images, places, cut, strict=True):
@@ -404,5 +463,5 @@ def test_cut_is_pad_then_crop_then_flip() -> None:
 
 def test_cut_beyond_the_image_is_black() -> None:
     images = np.full((2, 4, 4, 1), 9, np.uint8)
-    boxes = np.array([[4, 0, 4, 4, 0], [0, -4, 4, 4, 1]], np.int32)
+    boxes = np.array([[4, 0, 4, 4, 0, 0, 0, 0], [0, -4, 4, 4, 1, 0, 0, 0]], np.int32)
     assert not cut_same_size(images, boxes).any()

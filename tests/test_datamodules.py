@@ -136,6 +136,7 @@ def test_each_of_several_views_is_normalised() -> None:
         (lambda: MNIST(batch_size=1, mean=[0.1, 0.2]), r"mean and std must have one number per channel"),
         (lambda: MNIST(batch_size=1, std=[0.0]), r"std must be positive"),
         (lambda: MNIST(batch_size=1, image_size=27), r"image_size \(=27\) is smaller .* mnist \(28 pixels\): use 28"),
+        (lambda: CIFAR10(batch_size=1, cutout=-1), r"cutout \(=-1\) must not be negative: it is a side in pixels"),
         (lambda: Digits(batch_size=1, image_size=12), r"image_size \(=12\) of digits must be a multiple of 8: use 8"),
         (lambda: Digits(batch_size=1, image_size=0), r"image_size \(=0\) of digits must be a multiple of 8"),
     ],
@@ -192,6 +193,12 @@ def test_settings_that_cannot_be_are_refused(make: Any, message: str) -> None:
 def test_augmentations_that_cannot_be_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_cutout_is_filled_with_the_mean_colour() -> None:
+    assert CIFAR10(batch_size=1).augmentation is None
+    assert CIFAR10(batch_size=1, pad=4, flip=0.5, cutout=16).augmentation == PaddedCropFlip(4, 0.5, 16, (125, 123, 114))
+    assert CIFAR100(batch_size=1, cutout=8).augmentation == PaddedCropFlip(0, 0.0, 8, (129, 124, 112))
 
 
 def test_another_number_of_classes_is_refused(loader: str) -> None:

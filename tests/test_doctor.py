@@ -66,7 +66,7 @@ def test_packages_are_those_of_this_checkout() -> None:
 
 
 def test_bounds_are_setup_pys_without_its_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["jsonargparse[signatures]<4.48,>=4.39", 'numba>=0.60; extra == "ffcv"', 'tqdm<5; python_version > "3"']
+    lines = ["jsonargparse[signatures]<4.48,>=4.39", 'pillow>=9; extra == "ffcv"', 'tqdm<5; python_version > "3"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
     assert doctor.bounds() == {"jsonargparse": "<4.48,>=4.39", "tqdm": "<5"}
 
@@ -86,7 +86,8 @@ def test_every_requirement_of_setup_py_is_checked() -> None:
         if line.startswith('    "')
     ]
     assert names
-    assert {name.split("[")[0].split(">=")[0] for name in names} == set(doctor.PACKAGES)
+    unlike = {"tbb"}  # nothing one can import: it is looked at as numba's threading layer
+    assert {name.split("[")[0].split(">=")[0] for name in names} - unlike == set(doctor.PACKAGES)
 
 
 def test_package_not_installed() -> None:
@@ -168,10 +169,10 @@ def test_ffcv_not_installed_where_its_libraries_are(monkeypatch: pytest.MonkeyPa
 
 def test_ffcv_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda name: "1.0.2")
-    errors = {"numba": "", "ffcv": "ImportError: libopencv_core.so.406: cannot open", "tbb": "", "omp": ""}
-    ffcv, numba, threads = doctor.check_ffcv({"imports": errors})
+    errors = {"ffcv": "ImportError: libopencv_core.so.406: cannot open", "tbb": "", "omp": ""}
+    ffcv, threads = doctor.check_ffcv({"imports": errors})
     assert_sick(ffcv, "warning", "libopencv_core.so.406", "torch loader")
-    assert (numba.state, threads.state) == ("ok", "ok")
+    assert threads.state == "ok"
 
 
 def test_ffcv_without_distutils(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from datamodules.augment import (
     RandomResizedCrop,
     ScaleJitter,
     colour_offsets,
+    whole_boxes,
 )
 from datamodules.batches import IGNORED_LABEL, Batches, Reading, View
 from datamodules.loaders import (
@@ -221,7 +222,9 @@ def test_the_torch_loader_gives_the_samples_it_was_asked_for(arrays: ImageArray)
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("augmentation", [None, PaddedCropFlip(2, 0.5), PaddedCropFlip(20, 0.5)])
+@pytest.mark.parametrize(
+    "augmentation", [None, PaddedCropFlip(2, 0.5), PaddedCropFlip(20, 0.5), PaddedCropFlip(2, 0.5, 4, (9, 8, 7))]
+)
 def test_ffcv_and_torch_are_equal_to_the_bit(
     arrays: ImageArray, array_file: Path, augmentation: Augmentation | None, shuffle: bool, workers: int
 ) -> None:
@@ -444,7 +447,7 @@ class FixedBoxes(Augmentation):
     """Squares of 16 pixels whose place and side follow from the number of the sample."""
 
     def boxes(self, seed: int, epoch: int, samples: Any, heights: Any, widths: Any) -> NDArray[np.int32]:
-        boxes = np.full((len(samples), 5), 16, np.int32)
+        boxes = whole_boxes(np.full(len(samples), 16), np.full(len(samples), 16))
         boxes[:, TOP] = samples % (heights - 15)
         boxes[:, LEFT] = 3 * samples % (widths - 15)
         boxes[:, MIRROR] = samples % 2
@@ -624,7 +627,7 @@ def test_a_training_crop_is_what_torchvision_cuts() -> None:
         top, left, height, width, mirror = box
         expected = transforms.functional.resized_crop(Image.fromarray(pixels), top, left, height, width, [16, 16])
         expected = transforms.functional.hflip(expected) if mirror else expected
-        assert np.array_equal(resized_crop(pixels, np.array(box, np.int32), 16), np.asarray(expected))
+        assert np.array_equal(resized_crop(pixels, np.array([*box, 0, 0, 0], np.int32), 16), np.asarray(expected))
 
 
 def test_reading_image_files_does_not_move_the_random_numbers_of_torch(files: ImageFiles) -> None:
