@@ -27,9 +27,9 @@ from urllib.parse import urlsplit
 SUITE = "ilsvrc-bench"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-IMPORTED_AS = {"pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+IMPORTED_AS = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "jsonargparse", "numpy", "scipy", "scikit-learn", "numba"),
+    *("torch", "torchvision", "pytorch-lightning", "jsonargparse", "pillow", "numpy", "scipy", "scikit-learn", "numba"),
     *("timm", "wandb", "filelock", "tabulate", "tqdm", "pyyaml"),
 )
 OPTIONAL = {"wandb": "results are written to files only"}
