@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import Classifier, check_choice
+from models.classifier import Classifier, check_choice, check_in_channels
 
 SMALLEST = {"overlapping": 63, "separate": 35}  # pixels of which stride 4 and three poolings leave one
 POOLED_SIZE = 6  # height and width of the last map, of 224 x 224 pixels
@@ -89,6 +89,7 @@ class AlexNet(EightLayerNet):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("pooling", pooling, ("overlapping", "separate"))
         check_choice("norm", norm, ("lrn", "batch", "none"))
         check_choice("activation", activation, ("relu", "tanh"))
@@ -144,6 +145,7 @@ class AlexNetOWT(EightLayerNet):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("norm", norm, ("none", "lrn", "batch"))
         check_widths(widths, groups=1, hidden=hidden)
         a, b, c, d, e = widths

@@ -201,6 +201,16 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} (={value}) must be one of {', '.join(allowed)}.")
 
 
+def check_in_channels(in_channels: int) -> None:
+    """Refuse images without a channel: torch would build layers that see nothing and then stop at the first image.
+
+    Raises:
+        ValueError: as said.
+    """
+    if in_channels < 1:
+        raise ValueError(f"in_channels (={in_channels}) must be at least 1: 3 for colour images, 1 for gray ones.")
+
+
 def undecayed(network: nn.Module, norm: bool, bias: bool) -> set[nn.Parameter]:
     """Parameters that weight decay leaves alone, chosen by the type of their module: norm layers and/or biases."""
     spared: set[nn.Parameter] = set()

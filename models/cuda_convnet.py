@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.alexnet import LocalResponseNorm, activation_layer, convolution, run_with_skips
-from models.classifier import Classifier, check_choice, undecayed
+from models.classifier import Classifier, check_choice, check_in_channels, undecayed
 
 
 class CudaConvNet(Classifier):
@@ -56,6 +56,7 @@ class CudaConvNet(Classifier):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("norm", norm, ("lrn", "batch", "none"))
         check_choice("activation", activation, ("relu", "tanh"))
         check_choice("pooling", pooling, ("overlapping", "separate"))

@@ -1,5 +1,7 @@
 """BN-Inception: modules of four branches with batch norm after every convolution (Ioffe, Szegedy 2015, appendix).
 
+With `se_reduction` it is SE-BN-Inception (Hu et al. 2018).
+
 GoogLeNet, which it grew from, comes from torchvision through `models/zoo.py`, with 3x3 kernels where the paper has 5x5.
 """
 
@@ -10,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from models.classifier import Classifier, check_choice
+from models.classifier import Classifier, check_choice, check_in_channels
+from models.resnet import SqueezeExcitation
 
 # Figure 5, row by row: name, stride, 1x1, 3x3 reduce, 3x3, double 3x3 reduce, double 3x3, pooling, its projection.
 # A module of stride 2 has no 1x1 branch, and its pooling passes all channels on. The figure has 576 maps behind 4c and
@@ -37,6 +40,8 @@ class BNInception(Classifier):
     Args:
         norm: `batch` normalises after every convolution; `none` does not, and gives convolutions a bias instead.
         skip: whether modules that keep their input's shape (4a, 4b, 4d, 5b) add it; the paper has none.
+        se_reduction: squeeze-and-excitation of every module's output, its hidden layer so many times narrower (Hu et
+            al. 2018, Figure 2: SE-BN-Inception); 0 for none, 16 in their paper.
         dropout: probability that a feature of the pooled vector is dropped, 0 to 1; the paper removes dropout.
         in_channels: channels of an image: 3 for colour, 1 for gray.
         num_classes: number of classes; comes from the dataset.
@@ -47,12 +52,14 @@ class BNInception(Classifier):
         self,
         norm: Literal["none", "batch"] = "batch",
         skip: bool = False,
+        se_reduction: int = 0,
         dropout: float = 0.0,
         in_channels: int = 3,
         num_classes: int = 1000,
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("norm", norm, ("none", "batch"))
         self.stem = nn.Sequential(
             convolution(in_channels, 64, 7, 2, norm),
@@ -67,6 +74,8 @@ class BNInception(Classifier):
             module = Inception(channels, *row, skip, norm)  # type: ignore[arg-type, call-arg]
             self.inception.add_module(str(name), module)
             channels = module.out_channels
+            if se_reduction:
+                module.se = SqueezeExcitation(channels, se_reduction)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
@@ -119,10 +128,11 @@ class Inception(nn.Module):
         branches.append(nn.Sequential(pool, convolution(channels, projection, 1, 1, norm)) if projection else pool)
         self.branches = nn.ModuleList(branches)
         self.out_channels = single + middle + double + (projection or channels)
+        self.se: nn.Module = nn.Identity()
         self.skip = skip and stride == 1 and self.out_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.cat([branch(x) for branch in self.branches], dim=1)
+        out = self.se(torch.cat([branch(x) for branch in self.branches], dim=1))
         return out + x if self.skip else out
 
 

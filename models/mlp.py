@@ -9,13 +9,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from models.classifier import Classifier, check_choice
-from models.lenet import ACTIVATIONS
+from models.lenet import ACTIVATIONS as LENET_ACTIVATIONS
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {**LENET_ACTIVATIONS, "sigmoid": nn.Sigmoid}
 
 
 class MLP(Classifier):
     """Pixels, hidden layers each followed by `activation` (and dropout), classes. [B, C, H, W] -> [B, num_classes]
 
-    LeCun et al. 1998, sections III.C.3 and III.C.4: one hidden layer of 300 or 1000 units, or two.
+    LeCun et al. 1998, sections III.C.5 and III.C.6 (from memory): one hidden layer of 300 or 1000 units, or two.
 
     Args:
         image_shape: channels, height and width of an image.
@@ -33,7 +35,7 @@ class MLP(Classifier):
         self,
         image_shape: tuple[int, int, int],
         hidden: list[int],
-        activation: Literal["scaled_tanh", "tanh", "relu"] = "relu",
+        activation: Literal["scaled_tanh", "tanh", "relu", "sigmoid"] = "relu",
         norm: Literal["none", "batch"] = "none",
         dropout: float = 0.0,
         skip: bool = False,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from models.classifier import Classifier, check_choice
+from models.classifier import Classifier, check_choice, check_in_channels
 from models.resnet import (
     batch_norm,
     calm_branches,
@@ -84,6 +84,7 @@ class PreResNet(Classifier):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_stages(depths, widths)
         check_choice("unit", unit, ("single", "basic", "bottleneck"))
         check_choice("order", order, tuple(ORDERS))

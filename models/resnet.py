@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import Classifier, check_choice
+from models.classifier import Classifier, check_choice, check_in_channels
 
 
 class ResNet(Classifier):
@@ -74,6 +74,7 @@ class ResNet(Classifier):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_stages(depths, widths)
         check_choice("block", block, ("basic", "bottleneck"))
         check_choice("stem", stem, ("cifar", "imagenet"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.alexnet import LocalResponseNorm, run_with_skips, slide
-from models.classifier import Classifier, check_choice, read_state
+from models.classifier import Classifier, check_choice, check_in_channels, read_state
 from models.resnet import calm_branches
 
 # Table 1 of the paper, column by column: maps of 3x3 convolutions, and in C of 1x1 convolutions too.
@@ -69,6 +70,7 @@ class VGG(Classifier):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("norm", norm, ("none", "batch", "lrn"))
         check_choice("init", init, ("he", "xavier", "gaussian"))
         check_start(start_from, init, self.weights)
@@ -188,7 +190,7 @@ def kernel_and_width(layer: int | str) -> tuple[int, int]:
 
 
 def check_start(start_from: str | None, init: str, weights: str | None) -> None:
-    """Refuse a start from net A together with another.
+    """Refuse a start from net A together with another, and say at once if its file is missing too.
 
     Raises:
         ValueError: as said.
@@ -196,8 +198,12 @@ def check_start(start_from: str | None, init: str, weights: str | None) -> None:
     if start_from is None:
         return
     if init != "gaussian":
+        absent = (
+            "" if Path(start_from).is_file() else " There is no such file either: train column A without norm first."
+        )
         raise ValueError(
             f"start_from (={start_from}) leaves some layers to N(0, 0.01): give init: gaussian with it, not {init}."
+            f"{absent}"
         )
     if weights is not None:
         raise ValueError(f"start_from (={start_from}) and weights (={weights}) exclude each other: leave one out.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.alexnet import POOLED_SIZE, EightLayerNet, LocalResponseNorm, check_widths, convolution, skips_of
-from models.classifier import check_choice
+from models.classifier import check_choice, check_in_channels
 
 SMALLEST = 47  # pixels of which convolutions and pools leave one
 
@@ -54,6 +54,7 @@ class ZFNet(EightLayerNet):
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
+        check_in_channels(in_channels)
         check_choice("norm", norm, ("lrn", "batch", "none"))
         check_widths(widths, groups=1, hidden=hidden)
         if max_filter_rms < 0:

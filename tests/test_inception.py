@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.inception import MODULES, BNInception, Inception
+from models.resnet import SqueezeExcitation
 
 
 def random_images(*shape: int) -> Tensor:
@@ -90,6 +91,25 @@ def test_a_skip_has_no_parameters() -> None:
         assert parameters(BNInception(skip=True)) == parameters(BNInception(skip=False))
         added = [module.skip for module in BNInception(skip=True).inception]
     assert [row[0] for row, skip in zip(MODULES, added, strict=True) if skip] == ["4a", "4b", "4d", "5b"]
+
+
+def test_squeeze_and_excitation_follows_every_module() -> None:
+    """Two linear layers per module; and closed gates, whose factors are 1/2, halve what a module says."""
+    with torch.device("meta"):
+        network = BNInception(se_reduction=16)
+        added = parameters(network) - parameters(BNInception())
+    widths = [module.out_channels for module in network.inception]
+    assert added == sum(2 * width * (width // 16) + width // 16 + width for width in widths) == 646_398
+    megabytes = 4 * 11_931_622 / 2**20
+    assert 45 < megabytes < 47  # the released file has 46 MB
+    torch.manual_seed(0)
+    module = Inception(16, 1, 4, 2, 4, 2, 4, "average", 4, True, "none")
+    x = random_images(2, 16, 6, 6)
+    bare = module(x) - x
+    module.se = SqueezeExcitation(16, 4)
+    for parameter in module.se.parameters():
+        nn.init.zeros_(parameter)
+    assert torch.allclose(module(x), bare / 2 + x)
 
 
 def test_unknown_switch_is_refused() -> None:

@@ -27,7 +27,8 @@ def test_the_linear_classifier_has_the_parameters_of_a_matrix_and_a_bias() -> No
 
 
 @pytest.mark.parametrize(
-    ("hidden", "count"), [([300], 238_510), ([1000], 795_010), ([300, 100], 266_610), ([500, 150], 469_160)]
+    ("hidden", "count"),
+    [([300], 238_510), ([128], 101_770), ([1000], 795_010), ([300, 100], 266_610), ([500, 150], 469_160)],
 )
 def test_the_papers_networks_count_one_weight_for_each_pair_of_units(hidden: list[int], count: int) -> None:
     pairs = itertools.pairwise([784, *hidden, 10])
@@ -50,7 +51,14 @@ def test_channels_of_colour_images_are_pixels_like_any_other() -> None:
     assert network(image).tolist() == [[543210.0, 1209876.0]]  # the second row carries: 11 x 1e5 + 10 x 1e4 + 9876
 
 
-@pytest.mark.parametrize(("activation", "squash"), [("relu", lambda x: max(x, 0.0)), ("tanh", math.tanh)])
+@pytest.mark.parametrize(
+    ("activation", "squash"),
+    [
+        ("relu", lambda x: max(x, 0.0)),
+        ("tanh", math.tanh),
+        ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
+    ],
+)
 def test_one_hidden_layer_by_hand(activation: Any, squash: Any) -> None:
     network = MLP((1, 1, 2), [2], activation=activation, num_classes=2)
     network.load_state_dict(

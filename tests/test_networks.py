@@ -55,6 +55,7 @@ COUNTS: dict[str, tuple[Callable[[], Classifier], int, str]] = {
     "VGG-16 BN": (lambda: VGG(column="D", norm="batch"), 138_365_992, "torchvision"),
     "VGG-19 BN": (lambda: VGG(column="E", norm="batch"), 143_678_248, "torchvision"),
     "BN-Inception": (BNInception, 11_295_240 - 10_016, "the released network, without biases before norms"),
+    "SE-BN-Inception": (lambda: BNInception(se_reduction=16), 11_931_622, "the released file's 46 MB, as BN-Inception"),
     "GoogLeNet": (zoo("googlenet"), 13_004_888, "torchvision, with auxiliary classifiers"),
     "ResNet-18": (lambda: ResNet([2, 2, 2, 2], WIDTHS), 11_689_512, "torchvision"),
     "ResNet-34": (lambda: ResNet([3, 4, 6, 3], WIDTHS), 21_797_672, "torchvision"),
@@ -135,6 +136,16 @@ FAMILIES: dict[str, tuple[Callable[..., Classifier], tuple[int, int, int]]] = {
 
 NORMS = [(name, norm) for name in FAMILIES for norm in ("none", "batch")]
 NORMS += [(name, "lrn") for name in ("AlexNet", "AlexNet of 2014", "ZFNet", "cuda-convnet", "VGG")]
+
+
+WITH_CHANNELS = [name for name in FAMILIES if name not in ("MLP", "LeNet of 1989", "LeNet-1", "LeNet-4", "LeNet-5")]
+
+
+@pytest.mark.parametrize("name", WITH_CHANNELS)
+def test_images_without_channels_are_refused(name: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+        FAMILIES[name][0](in_channels=0)
+    assert str(refusal.value) == "in_channels (=0) must be at least 1: 3 for colour images, 1 for gray ones."
 
 
 def images(shape: tuple[int, int, int], count: int = 4) -> Tensor:

@@ -236,7 +236,10 @@ def test_a_lrn_normalises_after_the_first_relu_only() -> None:
         ({"column": "A", "norm": "layer"}, "norm (=layer) must be one of none, batch, lrn."),
         ({"column": "A", "init": "zero"}, "init (=zero) must be one of he, xavier, gaussian."),
         ({"column": "B", "start_from": "a.ckpt"},
-         "start_from (=a.ckpt) leaves some layers to N(0, 0.01): give init: gaussian with it, not he."),
+         "start_from (=a.ckpt) leaves some layers to N(0, 0.01): give init: gaussian with it, not he. There is no such "
+         "file either: train column A without norm first."),
+        ({"column": "B", "start_from": __file__},
+         f"start_from (={__file__}) leaves some layers to N(0, 0.01): give init: gaussian with it, not he."),
         ({"column": "B", "start_from": "a.ckpt", "init": "gaussian", "weights": "b.pt"},
          "start_from (=a.ckpt) and weights (=b.pt) exclude each other: leave one out."),
     ],
