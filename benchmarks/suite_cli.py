@@ -126,7 +126,8 @@ class SuiteCLI(LightningCLI):
         # The recipe's own come last, so that Throughput's clock has stopped before they use the end of an epoch.
         settings["callbacks"] = [*callbacks, *as_list(settings["callbacks"])]
         settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
-        self.trainer = pl.Trainer(**settings)
+        with quiet_warnings():
+            self.trainer = pl.Trainer(**settings)
         check_tasks(self.trainer.world_size)
         if self.command == "fit":
             try_training(self.model, self.datamodule, self.trainer.world_size * self.trainer.accumulate_grad_batches)
@@ -342,6 +343,8 @@ def quiet_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
         # Small datasets have few steps an epoch; nothing is logged per step.
         warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+        # On a login node a run without srun is meant to be one.
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         # A resumed run finds its own checkpoint there.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         yield

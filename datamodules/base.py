@@ -308,6 +308,7 @@ class ImageDataModule(pl.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer and shuffle else 1,
+            dataset=self.manifest(split).content,
         )
         workers = checked_workers(self.workers, self._local_world_size())
         if self.reads_beton(split) and (shuffle or self.stored_size is not None):

@@ -293,6 +293,19 @@ def test_the_epoch_is_settled_at_the_first_batch(arrays: ImageArray, array_file:
     assert more.tolist() == arrays.labels[expected[1][0]].tolist()
 
 
+def test_ffcv_goes_on_in_the_middle_of_an_epoch(arrays: ImageArray, array_file: Path) -> None:
+    for reading in (a_reading(shuffle=True, augmentation=PaddedCropFlip(2, 0.5)), a_reading()):
+        expected = list(ArrayBatches(reading, arrays))
+        for stop in (1, 3, 5):
+            begun = ffcv_batches(reading, array_file)
+            iterator = iter(begun)
+            found = within(60, lambda iterator=iterator, stop=stop: [next(iterator) for _ in range(stop)])
+            resumed = ffcv_batches(reading, array_file)
+            resumed.load_state_dict(begun.state_dict())
+            found += within(60, lambda resumed=resumed: list(resumed))
+            assert_equal_batches(found, expected)
+
+
 # FFCV's faults --------------------------------------------------------------------------------------------------------
 
 
