@@ -127,9 +127,6 @@ class SuiteCLI(LightningCLI):
         settings["callbacks"] = [*callbacks, *as_list(settings["callbacks"])]
         settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
         with quiet_warnings():
-            with warnings.catch_warnings():
-            # Without srun is how one trains on a login node or a laptop that has Slurm; jobs are held to srun below.
-            warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
             self.trainer = pl.Trainer(**settings)
         check_tasks(self.trainer.world_size)
         if self.command == "fit":
