@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.classifier import Classifier, check_choice, load_state, read_state
 
@@ -27,6 +27,8 @@ class Zoo(Classifier):
         name: the library's name of the network, such as `googlenet` or `legacy_senet154`.
         library: `torchvision` or `timm`.
         options: keyword arguments for the library's builder.
+        stem: `cifar` replaces what torchvision's GoogLeNet, Inception v3 and DenseNets have before their first block by
+            one 3x3 convolution, for images of 32 x 32 pixels; see `cifar_stem`. `library` leaves it.
         auxiliary_weight: share of the loss of each auxiliary classifier in training (GoogLeNet, section 5: 0.3).
         num_classes: number of classes; comes from the dataset.
         classifier: see `models.classifier.Classifier`.
@@ -37,13 +39,22 @@ class Zoo(Classifier):
         name: str,
         library: Literal["torchvision", "timm"] = "torchvision",
         options: dict[str, Any] | None = None,
+        stem: Literal["library", "cifar"] = "library",
         auxiliary_weight: float = 0.3,
         num_classes: int = 1000,
         **classifier: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **classifier)
         check_choice("library", library, ("torchvision", "timm"))
+        check_choice("stem", stem, ("library", "cifar"))
         check_name(name, library)
+        if stem == "cifar" and (
+            library != "torchvision" or not name.startswith(("googlenet", "inception_v3", "densenet"))
+        ):
+            raise ValueError(
+                f"stem (=cifar) is known of torchvision's googlenet, inception_v3 and densenets, not of {library}'s "
+                f"{name}: set it to library."
+            )
         if "num_classes" in (options or {}):
             raise ValueError(f"options (={options}) must not have num_classes: it comes from the dataset. Remove it.")
         if {"pretrained", "weights"} & set(options or {}):
@@ -63,6 +74,8 @@ class Zoo(Classifier):
                 f"options (={options}) must be what {library} takes for {name} ({error}): remove or correct what it "
                 "refuses."
             ) from None
+        if stem == "cifar":
+            cifar_stem(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
         return main_and_auxiliary(self.network(x))[0]
@@ -96,6 +109,30 @@ def build(name: str, library: str, arguments: dict[str, Any]) -> Any:
     if name in ("googlenet", "inception_v3"):  # their own slow initialisation is the default until they change it
         arguments = {"init_weights": True, **arguments}
     return torchvision.models.get_model(name, weights=None, **arguments)
+
+
+def cifar_stem(network: Any) -> None:
+    """Give torchvision's GoogLeNet, Inception v3 or DenseNet a stem for 32 x 32 pixels, in place.
+
+    As huyvnphan/PyTorch_CIFAR10 does: one 3x3 convolution, stride 1, makes the maps that the first block expects. Of
+    GoogLeNet's pools the last two are 3x3 with padding, so that 32 pixels end as 8; DenseNet keeps its first pool. New
+    convolutions have torch's own weights, DenseNet's He's, as all of its.
+    """
+    if hasattr(network, "features"):
+        first = nn.Conv2d(3, network.features.conv0.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(first.weight)
+        network.features.conv0 = first
+        return
+    name, dropped = "conv1", ["maxpool1", "conv2", "conv3", "maxpool2"]
+    if hasattr(network, "Conv2d_1a_3x3"):
+        name = "Conv2d_1a_3x3"
+        dropped = ["Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"]
+    else:
+        network.maxpool3 = nn.MaxPool2d(3, 2, padding=1)
+        network.maxpool4 = nn.MaxPool2d(3, 2, padding=1)
+    setattr(network, name, type(getattr(network, name))(3, 192, kernel_size=3, padding=1))
+    for layer in dropped:
+        setattr(network, layer, nn.Identity())
 
 
 def check_name(name: str, library: str) -> None:

@@ -239,3 +239,39 @@ def test_nothing_is_downloaded(option: str) -> None:
         f"options (={{'{option}': True}}) must not ask for weights, nothing is downloaded: give a file of them as "
         "model.init_args.weights."
     )
+
+
+# Stems for CIFAR
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "millions", "size"),
+    [
+        ("densenet121", {}, 6.956, 2),
+        ("densenet169", {}, 12.493, 2),
+        ("googlenet", {**QUICK, "aux_logits": False}, 5.491, 8),
+        ("inception_v3", {**QUICK, "aux_logits": False}, 21.640, 3),
+    ],
+)
+def test_cifar_stems_give_the_sources_counts_and_maps(
+    name: str, options: dict[str, Any], millions: float, size: int
+) -> None:
+    """Counts are those of the README of huyvnphan/PyTorch_CIFAR10; sizes of the last map by hand."""
+    sizes = []
+    with torch.device("meta"):
+        network = Zoo(name, options=options, stem="cifar", num_classes=10).eval()
+        last = {"densenet121": "features", "densenet169": "features", "googlenet": "inception5b"}.get(name, "Mixed_7c")
+        getattr(network.network, last).register_forward_hook(lambda *passed: sizes.append(passed[2].shape[-1]))
+        assert network(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    assert parameters(network) / 1e6 == pytest.approx(millions, abs=0.0011)
+    assert sizes == [size]
+
+
+def test_a_cifar_stem_is_refused_where_it_is_not_known() -> None:
+    for name, library in (("resnet18", "torchvision"), ("densenet121", "timm")):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
+            Zoo(name, library, stem="cifar")  # type: ignore[arg-type]
+        assert str(refusal.value) == (
+            f"stem (=cifar) is known of torchvision's googlenet, inception_v3 and densenets, not of {library}'s "
+            f"{name}: set it to library."
+        )
