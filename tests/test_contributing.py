@@ -26,14 +26,14 @@ def test_the_example_of_a_new_network_is_one_file_and_one_recipe(
 ) -> None:
     package = tmp_path / "models"
     package.mkdir()
-    (package / "nin.py").write_text(example("python"))
+    (package / "all_cnn.py").write_text(example("python"))
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(package)])  # as if the file lay in models/
-    recipe = tmp_path / "nin.yaml"
+    recipe = tmp_path / "all_cnn.yaml"
     recipe.write_text(example("yaml"))
     status, _, err = bench("fit", "--config", str(recipe), "--seed_everything", "0", "--data.loader", "torch")
     assert status == 0, err
     results = [read_result(path) for path in (tmp_path / "runs").rglob("result.json")]
     assert len(results) == 1
-    assert results[0].recipe == "custom/nin"
+    assert results[0].recipe == "custom/all_cnn"
     assert results[0].errors["1crop"]["count"] == 360
     assert results[0].errors["1crop"]["top1_error"] < 20  # it learns: chance is 90

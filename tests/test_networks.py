@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from models.alexnet import AlexNet, AlexNetOWT
 from models.classifier import NORM_LAYERS, Classifier
 from models.cuda_convnet import CudaConvNet
+from models.highway import HighwayNet
 from models.inception import BNInception
 from models.lenet import LeNet1, LeNet4, LeNet5
 from models.lenet1989 import LeNet1989
 from models.mlp import MLP
+from models.nin import NiN
+from models.prelu_net import PReLUNet
 from models.preresnet import PreResNet
 from models.resnet import ResNet
 from models.vgg import VGG
@@ -55,6 +58,10 @@ COUNTS: dict[str, tuple[Callable[[], Classifier], int, str]] = {
     "VGG-16 BN": (lambda: VGG(column="D", norm="batch"), 138_365_992, "torchvision"),
     "VGG-19 BN": (lambda: VGG(column="E", norm="batch"), 143_678_248, "torchvision"),
     "BN-Inception": (BNInception, 11_295_240 - 10_016, "the released network, without biases before norms"),
+    "Network in Network": (NiN, 966_986, "the authors' file, by hand in its test"),
+    "PReLU-net C": (
+        lambda: PReLUNet([384, 768, 896], depth=6), 330_623_944, "others count 330.62 M; by hand in its test",
+    ),
     "SE-BN-Inception": (lambda: BNInception(se_reduction=16), 11_931_622, "the released file's 46 MB, as BN-Inception"),
     "GoogLeNet": (zoo("googlenet"), 13_004_888, "torchvision, with auxiliary classifiers"),
     "ResNet-18": (lambda: ResNet([2, 2, 2, 2], WIDTHS), 11_689_512, "torchvision"),
@@ -126,6 +133,9 @@ FAMILIES: dict[str, tuple[Callable[..., Classifier], tuple[int, int, int]]] = {
     "ZFNet": (lambda **s: ZFNet(widths=[8, 12, 16, 16, 8], hidden=16, num_classes=10, **s), (3, 64, 64)),
     "cuda-convnet": (lambda **s: CudaConvNet(image_size=16, **s), (3, 16, 16)),
     "VGG": (lambda **s: VGG([[8, 8], [16, 16, 16]], [16], 2, num_classes=10, **s), (3, 16, 16)),
+    "PReLU-net": (lambda **s: PReLUNet([96] * 3, depth=3, hidden=[16], num_classes=10, **s), (3, 32, 32)),
+    "Network in Network": (lambda **s: NiN([8, 8, 8, 8, 8, 8, 8, 8], **s), (3, 16, 16)),
+    "Highway": (lambda **s: HighwayNet([[8, 8], [12, 12, 12]], hidden=16, **s), (3, 16, 16)),
     "BN-Inception": (lambda **s: BNInception(num_classes=10, **s), (3, 48, 48)),
     "ResNet": (lambda **s: ResNet([1, 2], [8, 12], shortcut="A", num_classes=10, **s), (3, 32, 32)),
     "ResNet of bottlenecks": (
