@@ -27,6 +27,7 @@ REQUIRED = [
     "filelock>=3.12,<5",
     "tabulate>=0.9,<1",
     "tqdm>=4.66,<5",
+    "matplotlib>=3.9,<4",  # plots of measurements; 3.9: the first built for numpy 2
     "pyyaml>=6.0,<7",
 ]
 

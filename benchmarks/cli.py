@@ -71,6 +71,32 @@ def build_parser() -> argparse.ArgumentParser:
         help='options of sbatch, for --submit: --sbatch="--time=4:00:00 --ntasks-per-node=1 --gpus-per-node=1"',
     )
 
+    throughput = commands.add_parser(
+        "throughput",
+        help="images per second of the loaders, beside their peers",
+        description="Measure loaders alone: images per processor second of the suite's and of FFCV, torchvision, timm "
+        "and, where they are installed, DALI, SPDL and webdataset, on the same images. Each runs in a process of its "
+        "own; they take turns. The first measurement of a dataset writes its files to the cache.",
+    )
+    throughput.add_argument(
+        "--loaders",
+        choices=["imagenet", "cifar10", "mnist"],
+        nargs="?",
+        const="imagenet",
+        required=True,
+        help="measure the loaders of this dataset (default: imagenet)",
+    )
+    throughput.add_argument("--contestants", nargs="+", metavar="NAME", help="only these, and plain FFCV")
+    throughput.add_argument("--rounds", type=positive, default=5, help="turns of each loader (default: 5)")
+    throughput.add_argument("--images", type=positive, help="per epoch (default: 2048 photos, all small images)")
+    throughput.add_argument("--batch-size", type=positive, default=128, help="images per batch (default: 128)")
+    throughput.add_argument("--workers", type=positive, help="threads or processes (default: every core)")
+    throughput.add_argument("--photos", metavar="FOLDER", help="photos in class folders, for imagenet")
+    throughput.add_argument("--root", help="folder with the originals (default: $ILSVRC_BENCH_DATA)")
+    throughput.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    throughput.add_argument("--plot", metavar="FILE", help="draw the rates, as .png, .svg or .pdf")
+    throughput.add_argument("--quick", action="store_true", help="few images, one round: to see whether all runs")
+
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
 
     overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
@@ -120,6 +146,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if rest and options.command != "ablate":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
+    options.arguments = arguments
     return options
 
 
@@ -141,6 +168,10 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.prepare import prepare
 
         return prepare
+    if name == "throughput":
+        from benchmarks.loader_throughput import loader_throughput
+
+        return loader_throughput
     if name == "leaderboard":
         from benchmarks.leaderboard import leaderboard
 

@@ -14,7 +14,19 @@ from benchmarks import cli
 from benchmarks.errors import explain
 
 CHECKOUT = Path(__file__).parent.parent
-COMMANDS = ("fit", "validate", "test", "demo", "list", "prepare", "leaderboard", "ablate", "doctor", "overhead")
+COMMANDS = (
+    "fit",
+    "validate",
+    "test",
+    "demo",
+    "list",
+    "prepare",
+    "leaderboard",
+    "ablate",
+    "doctor",
+    "overhead",
+    "throughput",
+)
 
 Bench = Callable[..., tuple[int, str, str]]
 
