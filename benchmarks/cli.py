@@ -32,10 +32,18 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--runs", help="folder of all runs (default: runs)")
     listing.add_argument("--dataset", help="only recipes of this dataset")
 
-    prepare = commands.add_parser("prepare", help="obtain a dataset, convert it to .beton, verify it")
+    prepare = commands.add_parser(
+        "prepare", help="obtain a dataset, convert it to .beton where it is read from one, verify"
+    )
     prepare.add_argument("dataset", help="digits, mnist, mnist1989, usps, cifar10, cifar100, imagenet or imagenet2010")
     prepare.add_argument("--root", help="folder with the originals (default: $ILSVRC_BENCH_DATA)")
     prepare.add_argument("--cache", help="folder for converted files (default: $ILSVRC_BENCH_CACHE or a user cache)")
+    prepare.add_argument(
+        "--loader",
+        choices=("auto", "ffcv", "torch", "resident"),
+        default="auto",
+        help="that will read it: ffcv alone reads a .beton; auto (default) is ffcv for image files where FFCV is there",
+    )
     prepare.add_argument("--num-classes", type=positive, help="classes of an ImageNet subset (default: the dataset's)")
 
     board = commands.add_parser("leaderboard", help="a table of results: error, seeds, verdict, images/s")

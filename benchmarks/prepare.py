@@ -1,4 +1,4 @@
-"""`python -m benchmarks prepare DATASET`: obtain the originals, convert them to .beton, verify every byte."""
+"""`python -m benchmarks prepare DATASET`: obtain the originals, convert what is read as .beton, verify every byte."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def prepare(options: argparse.Namespace) -> int:
     if options.dataset not in DATASETS:
         raise DataError(f"dataset (={options.dataset}) must be one of {', '.join(DATASETS)}.")
     arguments: dict[str, Any] = {"batch_size": 1, "root": options.root, "cache": options.cache}
+    arguments["loader"] = options.loader
     if options.num_classes:
         arguments["num_classes"] = options.num_classes
     data = DATASETS[options.dataset](**arguments)
@@ -45,6 +46,8 @@ def prepare(options: argparse.Namespace) -> int:
             print(f"{line}, {path.stat().st_size / 1e6:.0f} MB verified: {path}")
         else:
             print(f"{line}, read from the original files with PIL or numpy")
-    if loader != "ffcv":
+    if loader == "resident" or options.loader == "torch":
+        print(f"no .beton: the {loader} loader ({why}) does without; --loader ffcv writes one.")
+    elif loader == "torch":
         print(f"no .beton: {why}. `python -m benchmarks doctor` says how to add FFCV.")
     return 0

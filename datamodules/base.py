@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from datamodules.loaders import (
     choose_loader,
 )
 from datamodules.originals import DATA_VARIABLE, DataError, ImageArray, ImageFiles, cache_root, data_root
+from datamodules.resident import Resident, ResidentBatches, memory_fault
+
+log = logging.getLogger("datamodules")
 
 Split = Literal["train", "test"]
 
@@ -49,7 +53,8 @@ class ImageDataModule(pl.LightningDataModule):
             images: for choosing hyper-parameters. Which ones does not depend on the seed. 0 trains on everything, and
             validation watches the test images.
         augmentation: what is cut from a training image; none means the image as it is.
-        loader: `ffcv`, `torch`, or `auto`: FFCV where it can be imported.
+        loader: `resident`, the dataset as one array on the device; `ffcv`, which reads a .beton; `torch`, which needs
+            nothing else; or `auto`: resident for images in memory, for image files FFCV where it can be imported.
         workers: decoding threads or processes per rank; default: every core this process may use.
         root: folder with the original files; default `$ILSVRC_BENCH_DATA`. It is only read.
         cache: folder for downloads and .beton files; default `$ILSVRC_BENCH_CACHE`, else a user cache folder.
@@ -94,6 +99,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.view = CENTRE
         self._originals: dict[Split, ImageArray | ImageFiles] = {}
         self._manifests: dict[Split, beton.Manifest] = {}
+        self._residents: dict[tuple[Split, torch.device], Resident] = {}
         self.mean = torch.tensor([255 * value for value in mean])
         self.std = torch.tensor([255 * value for value in std])
         self._check_sizes()
@@ -134,8 +140,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     @functools.cached_property
     def chosen_loader(self) -> tuple[str, str]:
-        """`ffcv` or `torch`, and why."""
-        return choose_loader(self.loader)
+        """`resident`, `ffcv` or `torch`, and why."""
+        return choose_loader(self.loader, in_memory=self.stored_size is not None)
 
     def originals(self, split: Split) -> ImageArray | ImageFiles:
         """The originals of `split`, read once and checked against `num_classes`.
@@ -204,6 +210,12 @@ class ImageDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage reads, so that a damaged file is found before the first batch."""
+        self._open(stage)
+        if self.chosen_loader[0] == "resident":
+            for split in self._splits(stage):
+                self._make_resident(split)
+
+    def _open(self, stage: str | None) -> None:
         test = self.manifest("test")
         if test.mean is not None and len(test.mean) != len(self.std):
             raise DataError(
@@ -223,6 +235,24 @@ class ImageDataModule(pl.LightningDataModule):
             raise DataError(
                 f"data.init_args.holdout (={self.holdout}) must leave some of the {train.count} training images."
             )
+
+    def _make_resident(self, split: Split) -> None:
+        """Put `split` on the device, once; with `auto`, choose the torch loader where there is no room for it."""
+        originals, device = self.originals(split), self._device()
+        assert isinstance(originals, ImageArray)  # or another loader would have been chosen
+        if (split, device) in self._residents:
+            return
+        if self.loader == "auto" and (fault := memory_fault(originals, device)):
+            log.warning("loader torch is used: %s", fault)
+            self.chosen_loader = "torch", fault
+            self._residents.clear()
+            return
+        self._residents[split, device] = Resident(originals, device)
+
+    def _device(self) -> torch.device:
+        """Where this process computes."""
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy.root_device if strategy else torch.device("cpu")
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -316,7 +346,11 @@ class ImageDataModule(pl.LightningDataModule):
 
             size = None if self.stored_size is not None else self.train_size
             return FFCVBatches(reading, self.beton_path(split), size, workers)
+        if self.chosen_loader[0] == "resident":
+            self._make_resident(split)
         originals = self.originals(split)
+        if self.chosen_loader[0] == "resident":
+            return ResidentBatches(reading, self._residents[split, self._device()])
         if isinstance(originals, ImageArray):
             return ArrayBatches(reading, originals)
         return FileBatches(

@@ -123,7 +123,7 @@ def sampled(images: Tensor, points: NDArray[np.float64]) -> Tensor:
     """
     height, width = images.shape[1:3]
     halves = torch.tensor([width / 2, height / 2])  # grid_sample measures in these
-    grid = torch.from_numpy(points).float().permute(0, 2, 3, 1) / halves
+    grid = (torch.from_numpy(points).float().permute(0, 2, 3, 1) / halves).to(images.device, non_blocking=True)
     pixels = images.permute(0, 3, 1, 2).float()
     found = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return found.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

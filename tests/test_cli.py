@@ -84,27 +84,38 @@ def test_error_of_the_programme_keeps_its_traceback() -> None:
 
 def test_prepare_converts_verifies_and_does_not_convert_twice(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
-    status, out, _ = bench("prepare", "digits")
+    status, out, _ = bench("prepare", "digits", "--loader", "ffcv")
     assert status == 0
     assert "digits train: 1437 images, 10 classes" in out
     assert "verified" in out
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.beton")}
     assert len(files) == 2
-    assert bench("prepare", "digits")[0] == 0
+    assert bench("prepare", "digits", "--loader", "ffcv")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_prepare_names_a_damaged_file(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
-    assert bench("prepare", "digits")[0] == 0
+    assert bench("prepare", "digits", "--loader", "ffcv")[0] == 0
     path = next((tmp_path / "cache").rglob("digits-train-*.beton"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    status, _, err = bench("prepare", "digits")
+    status, _, err = bench("prepare", "digits", "--loader", "ffcv")
     assert status == 2
     assert str(path) in err
     assert "damaged" in err
+
+
+@pytest.mark.parametrize("asked", [[], ["--loader", "resident"], ["--loader", "torch"]])
+def test_prepare_writes_nothing_that_nobody_reads(bench: Bench, tmp_path: Path, asked: list[str]) -> None:
+    status, out, _ = bench("prepare", "digits", *asked)
+    assert status == 0
+    assert "digits train: 1437 images, 10 classes" in out
+    name, why = ("torch", "asked for") if asked[1:] == ["torch"] else ("resident", "the images fit in memory")
+    why = "asked for" if asked else why
+    assert f"no .beton: the {name} loader ({why}) does without; --loader ffcv writes one." in out
+    assert not list(tmp_path.rglob("*.beton"))
 
 
 def test_prepare_unknown_dataset(bench: Bench) -> None:

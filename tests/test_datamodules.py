@@ -36,7 +36,7 @@ MNIST_TEST_LABELS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 @pytest.fixture(params=["torch", "ffcv"])
 def loader(request: pytest.FixtureRequest) -> str:
-    """Either loader; the test is skipped for one that is not there."""
+    """Either loader of image files; the test is skipped for one that is not there."""
     if request.param == "ffcv" and (fault := ffcv_fault()):
         pytest.skip(fault)
     return str(request.param)
@@ -317,8 +317,10 @@ def test_a_real_trainer_says_what_the_data_asks_it(tmp_path: Path) -> None:
     assert len(data.val_dataloader()) == 1
 
 
-@pytest.mark.parametrize("loader", ["torch", "auto"])
+@pytest.mark.parametrize("loader", ["torch", "ffcv", "auto"])
 def test_holdout_is_drawn_once_for_all_seeds_and_not_trained_on(loader: LoaderName) -> None:
+    if loader == "ffcv" and (fault := ffcv_fault()):
+        pytest.skip(fault)
     bunch = load_digits()
     held = []
     for seed in (0, 1):

@@ -670,28 +670,29 @@ def test_without_ffcv_the_torch_loader_is_chosen(monkeypatch: pytest.MonkeyPatch
         return None if name == "ffcv" else find_spec(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", without_ffcv)
-    assert choose_loader("auto") == ("torch", "FFCV is not installed")
-    assert choose_loader("torch") == ("torch", "asked for")
+    assert choose_loader("auto", False) == ("torch", "FFCV is not installed")
+    assert choose_loader("auto", True) == ("resident", "the images fit in memory")
+    assert choose_loader("torch", False) == ("torch", "asked for")
     with pytest.raises(DataError, match=r"FFCV is not installed: use --data.loader torch, or .* doctor"):
-        choose_loader("ffcv")
+        choose_loader("ffcv", True)
 
 
 def test_an_ffcv_that_does_not_import_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     monkeypatch.delattr(datamodules, "ffcv_batches", raising=False)
     monkeypatch.setitem(sys.modules, "datamodules.ffcv_batches", None)  # makes its import fail
-    name, why = choose_loader("auto")
+    name, why = choose_loader("auto", False)
     assert name == "torch"
     assert why.startswith("FFCV does not import (")
     with pytest.raises(DataError, match=r"FFCV does not import \(.*use --data.loader torch"):
-        choose_loader("ffcv")
+        choose_loader("ffcv", True)
 
 
 @pytest.mark.usefixtures("needs_ffcv")
-def test_with_ffcv_it_is_chosen() -> None:
-    assert choose_loader("auto") == ("ffcv", "FFCV is installed")
-    assert choose_loader("ffcv") == ("ffcv", "asked for")
-    assert choose_loader("torch") == ("torch", "asked for")
+def test_with_ffcv_it_is_chosen_for_image_files() -> None:
+    assert choose_loader("auto", False) == ("ffcv", "FFCV is installed")
+    assert choose_loader("ffcv", True) == ("ffcv", "asked for")
+    assert choose_loader("torch", False) == ("torch", "asked for")
 
 
 def test_workers_are_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
