@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import shlex
-import shutil
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import fit
+from benchmarks import fit, jobs
 from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.cli import add_resources
 from benchmarks.demo import ONE_DEVICE
 from benchmarks.errors import explain
 from benchmarks.grid import Cell, Grid, GridError, find_grid, grid_paths, load_grid, read_seeds
@@ -26,9 +26,8 @@ from benchmarks.recipe import FOLDER as RECIPES
 from benchmarks.recipe import find_recipe, identity, is_hardware, recipe_name
 from benchmarks.results import COMMITTED, load_results
 from benchmarks.runs import Run, RunError, runs_root
+from benchmarks.submit import check_data, check_ranks, data_of, read_resources
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
-
-CHECKOUT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -298,27 +297,51 @@ def command_line(arguments: list[str]) -> str:
 
 
 def submit(waiting: list[tuple[Variant, int]], root: Path, sbatch: str) -> None:
-    """Submit one job for each run, from the checkout, as slurm/train.sbatch asks; `sbatch` holds options of sbatch.
+    """Submit all runs as one array of jobs, after one that converts the data where that is not done.
+
+    Those that diverged start anew: their folders are set aside now, since a job that comes back must go on.
 
     Raises:
-        RunError: there is no sbatch, or it refuses a job.
+        RunError: there is no sbatch, it refuses the jobs, or they cannot work.
     """
-    program = shutil.which("sbatch")
-    if program is None:
-        raise RunError(
-            "--submit needs sbatch, which is not on the path: run this on a login node of the cluster, or start the "
-            "commands that --dry-run prints."
-        )
-    script = str(CHECKOUT / "slurm" / "train.sbatch")
+    if not waiting:
+        return
+    resources = read_sbatch(sbatch)
+    os.environ["ILSVRC_BENCH_RUNS"] = str(root.resolve())
+    jobs.check_cluster(resources)
+    folder = jobs.new_folder(str(root))
+    jobs.check_folder(folder)
+    prepare, files = {}, {}
+    for variant in {variant.identity: variant for variant, _ in waiting}.values():
+        check_ranks(variant.parsed, resources)
+        files[variant.identity], needed = check_data(data_of(variant.parsed))
+        if needed:
+            prepare[needed.dataset] = needed
+    tasks = []
     for variant, seed in waiting:
-        settings = [*variant.settings, "--runs", str(root.resolve()), *anew(variant.run(root, seed))]
-        words = [program, *shlex.split(sbatch), script, variant.config, str(seed), *settings]
-        done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)
-        if done.returncode:
-            raise RunError(
-                f"sbatch refused {variant.cell.name}, seed {seed} ({done.stderr.strip()}): correct --sbatch."
-            )
-        print(f"{variant.cell.name}, seed {seed}: {done.stdout.strip()}", flush=True)
+        jobs.check_words(variant.settings)
+        run = variant.run(root.resolve(), seed)
+        epochs = variant.parsed.resolved.get("trainer.max_epochs")
+        beton = files[variant.identity]
+        tasks.append(jobs.Task(variant.config, seed, variant.settings, run.folder, epochs, beton))
+    submission = jobs.Submission(folder, tasks, resources, list(prepare.values()), report=False)
+    submission.write()
+    submission.test()
+    for variant, seed in waiting:
+        if variant.run(root, seed).diverged.exists():
+            variant.run(root, seed).set_aside()
+    ids = submission.queue()
+    for number, (variant, seed) in zip(jobs.task_numbers(tasks), waiting, strict=True):
+        print(f"{variant.cell.name}, seed {seed}: job {ids['train.sbatch']}{number}")
+    print(f"scripts and logs: {folder}. `python -m benchmarks status` shows the runs.", flush=True)
+
+
+def read_sbatch(text: str) -> jobs.Resources:
+    """What `--sbatch` asks for: the options that the suite knows are checked, others handed on."""
+    parser = argparse.ArgumentParser(prog="--sbatch", usage=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
+    add_resources(parser)
+    options, extra = parser.parse_known_args(shlex.split(text))
+    return read_resources(options, extra)
 
 
 def list_grids() -> str:

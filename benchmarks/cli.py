@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.errors import explain
+from benchmarks.notes import note
 
 TRAINING = ("fit", "validate", "test")  # parsed by LightningCLI
 
@@ -71,12 +72,53 @@ def build_parser() -> argparse.ArgumentParser:
     modes = ablate.add_mutually_exclusive_group()
     modes.add_argument("--table", action="store_true", help="train nothing: the table of what is there")
     modes.add_argument("--dry-run", action="store_true", help="train nothing: print the commands that would")
-    modes.add_argument("--submit", action="store_true", help="submit each run with sbatch slurm/train.sbatch")
+    modes.add_argument("--submit", action="store_true", help="submit the runs to Slurm, as `submit` does")
     ablate.add_argument(
         "--sbatch",
         default="",
         metavar="OPTIONS",
-        help='options of sbatch, for --submit: --sbatch="--time=4:00:00 --ntasks-per-node=1 --gpus-per-node=1"',
+        help='options of sbatch, for --submit: --sbatch="--time=4:00:00 --gpus-per-node=1"',
+    )
+
+    submit = commands.add_parser(
+        "submit",
+        help="queue recipes on a Slurm cluster: prepare, train, report",
+        description="Check recipes, data and scripts, then queue a job for each run and seed, after one that converts "
+        "the data where that is not done, and before one that writes the table. A run that is preempted, times out or "
+        "loses a node comes back by itself. Settings for every run, such as --data.loader torch, may follow. Prints "
+        "the jobs' ids, one a line.",
+        usage="python -m benchmarks submit RECIPE... | --all [options] [--data.loader torch ...]",
+        allow_abbrev=False,
+    )
+    submit.add_argument("recipes", nargs="*", metavar="RECIPE", help="names of recipes, or files")
+    submit.add_argument("--all", action="store_true", help="every recipe with a claim that is not reproduced yet")
+    submit.add_argument("--seeds", default="0-0", metavar="0-4", help="a range, or several: 0,2,5 (default: 0-0)")
+    submit.add_argument("--runs", help="folder of all runs, which every node sees (default: runs)")
+    submit.add_argument("--no-report", action="store_true", help="no job that writes the table when all have ended")
+    submit.add_argument("--dry-run", action="store_true", help="queue nothing: print the scripts")
+    submit.add_argument("--test-only", action="store_true", help="queue nothing: have sbatch check the scripts")
+    add_resources(submit)
+
+    status = commands.add_parser("status", help="submitted runs: state, progress, images/s, expected end")
+    status.add_argument("--submission", metavar="FOLDER", help="only this one (default: all that are not finished)")
+    status.add_argument("--all", action="store_true", help="finished submissions too")
+    status.add_argument("--runs", help="folder of all runs (default: runs)")
+    status.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="default: table")
+
+    plan = commands.add_parser("plan", help="GPU-hours, wall time, disk and memory of a recipe, from measured images/s")
+    plan.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or a file")
+    plan.add_argument("--images-per-s", type=float, metavar="R", help="instead of measured ones: of one device")
+    plan.add_argument("--images", type=positive, help="training images, where no result of the dataset says so")
+    plan.add_argument("--nodes", type=positive, default=1, help="default: 1")
+    plan.add_argument("--gpus-per-node", type=positive, default=1, metavar="G", help="default: 1")
+    plan.add_argument("--seeds", default="0-0", metavar="0-4", help="a range, or several: 0,2,5 (default: 0-0)")
+    plan.add_argument("--runs", help="folder of all runs (default: runs)")
+
+    stage = commands.add_parser("stage", help="copy .beton files to this node's disk; job scripts call it")
+    stage.add_argument("files", nargs="+", metavar="FILE", help=".beton files")
+    stage.add_argument("--to", required=True, metavar="FOLDER", help="on this node")
+    stage.add_argument(
+        "--policy", choices=["auto", "copy", "never"], default="auto", help="default: auto, if too large"
     )
 
     throughput = commands.add_parser(
@@ -114,6 +156,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sbatch that the suite checks; their names are sbatch's."""
+    resources = parser.add_argument_group("resources of each run, as sbatch's options")
+    resources.add_argument("--nodes", type=positive, metavar="N", help="default: 1")
+    resources.add_argument("--gpus-per-node", type=positive, metavar="G", help="one rank each (default: no GPU)")
+    resources.add_argument("--ntasks-per-node", type=positive, metavar="T", help="ranks per node, without GPUs")
+    resources.add_argument("--cpus-per-task", type=positive, metavar="C", help="cores of each rank (default: 8)")
+    resources.add_argument("--mem", help="memory of each node, such as 64G")
+    resources.add_argument("--time", help="limit of one start; a longer run comes back (default: 4:00:00)")
+    resources.add_argument("--array-limit", type=positive, metavar="P", help="so many runs at a time")
+    for name in ("partition", "account", "qos", "constraint", "reservation", "exclude"):
+        resources.add_argument(f"--{name}", help="as sbatch's (default: the site's)")
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text)
@@ -144,14 +200,15 @@ def main(arguments: list[str] | None = None) -> int:
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
+        note("exit", status)
         return status
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of a command; `settings` are what ablate hands on to every run, which no other command does."""
+    """The options of a command; `settings` are what ablate and submit hand on to every run."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "ablate":
+    if rest and options.command not in ("ablate", "submit"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     options.arguments = arguments
@@ -180,6 +237,22 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.loader_throughput import loader_throughput
 
         return loader_throughput
+    if name == "submit":
+        from benchmarks.submit import submit
+
+        return submit
+    if name == "status":
+        from benchmarks.status import status
+
+        return status
+    if name == "plan":
+        from benchmarks.plan import plan
+
+        return plan
+    if name == "stage":
+        from benchmarks.stage import stage_files
+
+        return stage_files
     if name == "leaderboard":
         from benchmarks.leaderboard import leaderboard
 

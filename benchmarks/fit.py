@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import results
 from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.notes import note
 from benchmarks.protocols import Evaluation, check_evaluation, check_protocols, find_protocol
 from benchmarks.published import Published
 from benchmarks.recipe import RecipeError, identity
@@ -39,6 +40,7 @@ def fit(arguments: list[str]) -> int:
     cli = SuiteCLI("fit", arguments)
     protocols = protocols_of(cli.recipe.published)
     run = cli.run
+    note("folder", run.folder.resolve())
     if run.result.exists() and not cli.config.again:
         result = results.read_result(run.result)
         if set(protocols) <= set(result.errors):

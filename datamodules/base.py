@@ -28,6 +28,7 @@ from datamodules.loaders import (
 )
 from datamodules.originals import DATA_VARIABLE, DataError, ImageArray, ImageFiles, cache_root, data_root
 from datamodules.resident import Resident, ResidentBatches, memory_fault
+from datamodules.staging import nearest
 
 log = logging.getLogger("datamodules")
 
@@ -345,7 +346,7 @@ class ImageDataModule(pl.LightningDataModule):
             from datamodules.ffcv_batches import FFCVBatches
 
             size = None if self.stored_size is not None else self.train_size
-            return FFCVBatches(reading, self.beton_path(split), size, workers)
+            return FFCVBatches(reading, nearest(self.beton_path(split)), size, workers)
         if self.chosen_loader[0] == "resident":
             self._make_resident(split)
         originals = self.originals(split)

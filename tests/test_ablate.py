@@ -212,34 +212,38 @@ def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> P
     return noted
 
 
-def test_submit_hands_each_run_to_sbatch(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noted = fake_sbatch(tmp_path, monkeypatch, "echo Submitted batch job 7")
+def test_submit_hands_all_runs_to_sbatch(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = fake_sbatch(tmp_path, monkeypatch, "echo 7")
     path = write(tmp_path, seeds=[3])
     options = "--time=1:00:00 --comment='a b; $(touch x)'"
     status, out, err = bench("ablate", path, "--submit", f"--sbatch={options}", *QUICK)
     assert status == 0, err
-    assert "slow, seed 3: Submitted batch job 7" in out
-    jobs = [job.splitlines() for job in noted.read_text().split("====\n")[:-1]]
-    runs = ["--data.loader", "torch", "--runs", str(tmp_path / "runs")]
-    script = str(ablate.CHECKOUT / "slurm" / "train.sbatch")
-    assert Path(script).is_file()
-    first = ["--time=1:00:00", "--comment=a b; $(touch x)", script, "digits/linear", "3", "--trainer.max_epochs", "1"]
-    assert jobs == [[*first, *runs], [*first, "--model.optimizer.lr", "0.001", *runs]]
+    assert "slow, seed 3: job 7_1" in out
+    (script,) = (tmp_path / "runs" / "jobs").glob("*/train.sbatch")
+    calls = [job.splitlines() for job in noted.read_text().split("====\n")[:-1]]
+    extra = "--comment=a b; $(touch x)"
+    assert calls == [["--parsable", "--test-only", extra, str(script)], ["--parsable", extra, str(script)]]
+    text = script.read_text()
+    assert "#SBATCH --time=1:00:00\n" in text
+    assert "#SBATCH --array=0-1\n" in text
+    assert "set -- digits/linear 3 --trainer.max_epochs 1 --data.loader torch\n" in text
+    assert "set -- digits/linear 3 --trainer.max_epochs 1 --model.optimizer.lr 0.001 --data.loader torch\n" in text
+    record = json.loads((script.parent / "submission.json").read_text())
+    assert [run["job"] for run in record["runs"]] == ["7_0", "7_1"]
+    assert record["jobs"] == {"train": "7"}
 
 
 def test_submit_needs_a_cluster(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, seeds=[0])
-    variants = ablate.check_cells(load_grid(path), [])
-    monkeypatch.setattr(ablate, "check_cells", lambda *_: variants)
     with monkeypatch.context() as patched:
-        patched.setenv("PATH", str(tmp_path))
-        status, _, err = bench("ablate", path, "--submit")
+        patched.setattr("shutil.which", lambda program: None)
+        status, _, err = bench("ablate", path, "--submit", *QUICK)
     assert status == 2
-    assert "--submit needs sbatch, which is not on the path: run this on a login node of the cluster" in err
+    assert "sbatch is not on the path: submit on a login node of the cluster" in err
     fake_sbatch(tmp_path, monkeypatch, "echo invalid account >&2; exit 1")
-    status, _, err = bench("ablate", path, "--submit")
+    status, _, err = bench("ablate", path, "--submit", *QUICK)
     assert status == 2
-    assert "sbatch refused fast, seed 0 (invalid account): correct --sbatch." in err
+    assert "sbatch refuses train.sbatch (invalid account): change what was asked for." in err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,263 @@
+"""Jobs on a real Slurm, which `slurm_cluster` starts on this machine: what they do when all is well and when not.
+
+What a job's script does is tried with a stub in place of Python, which takes seconds; what training must come to is
+tried with training.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import jobs
+from tests.slurm_cluster import Cluster, NoClusterError, running_cluster
+
+pytestmark = pytest.mark.slurm
+
+Bench = Callable[..., tuple[int, str, str]]
+
+QUICK = ("--data.loader", "torch", "--cpus-per-task", "1", "--mem", "100", "--time", "30")
+
+# In place of the suite: it notes its arguments, and does what the file `do` beside it says, once for each start.
+STUB = """#!/usr/bin/env bash
+[[ "$3" == fit ]] || exit 0
+here="$(dirname "$0")"
+printf '%s\\0' "${@:4}" >"$here/words.$SLURM_PROCID"
+echo "folder $here/run" >>"$ILSVRC_BENCH_NOTES"
+mkdir -p "$here/run"
+echo "start ${SLURM_RESTART_COUNT:-0} task ${SLURM_ARRAY_TASK_ID:-} rank $SLURM_PROCID" >>"$here/starts"
+state() { echo "{\\"status\\": \\"$1\\", \\"step\\": $2, \\"epoch\\": 0, \\"at\\": \\"\\"}" >"$here/run/state.json"; }
+source "$here/do"
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        with running_cluster(nodes=2) as started:
+            yield started
+    except NoClusterError as why:
+        pytest.skip(str(why))
+
+
+@pytest.fixture
+def on_cluster(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The cluster, with its programs on this test's path, and this Python in its jobs."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ILSVRC_BENCH_VENV", str(Path(sys.prefix)))
+    monkeypatch.setenv("ILSVRC_BENCH_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("ILSVRC_BENCH_DATA", raising=False)
+    return cluster
+
+
+class Stub:
+    """A run whose Python is a stub that does what `does` says, in bash."""
+
+    def __init__(self, cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+        self.cluster, self.folder = cluster, folder
+        (folder / "do").write_text(does)
+        (folder / "python").write_text(STUB)
+        (folder / "python").chmod(0o755)
+        site = folder / "site.sh"
+        site.write_text(f"source {jobs.TEMPLATES}/site.sh\npython=({folder}/python)\n")
+        monkeypatch.setenv("ILSVRC_BENCH_SITE", str(site))
+
+    def submit(self, *options: str, template: str = "train", words: tuple[str, ...] = ("a/b", "0")) -> str:
+        words = ("--cpus-per-task=1", "--mem=100", f"--chdir={jobs.CHECKOUT}", *options, self.script(template), *words)
+        log = f"--output={self.folder}/log-%a" if template == "array" else f"--output={self.folder}/log"
+        return self.cluster.run("env", "-C", str(jobs.CHECKOUT), "sbatch", "--parsable", log, *words).strip()
+
+    @staticmethod
+    def script(template: str) -> str:
+        return str(jobs.TEMPLATES / f"{template}.sbatch")
+
+    @property
+    def starts(self) -> list[str]:
+        path = self.folder / "starts"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def stub(on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Stub]:
+    return lambda does: Stub(on_cluster, tmp_path, monkeypatch, does)
+
+
+# The life of a job ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_comes_back_and_writes_to_the_same_log(stub: Callable[[str], Stub], tmp_path: Path) -> None:
+    run = stub('if [[ "${SLURM_RESTART_COUNT:-0}" == 0 ]]; then state stopped 5; exit 75; fi; state finished 9; exit 0')
+    job = run.submit("--nodes=2")
+    run.cluster.wait(job)
+    starts = [f"start {start} task  rank {rank}" for start in (0, 1) for rank in (0, 1)]
+    assert sorted(run.starts) == starts
+    log = (tmp_path / "log").read_text()
+    assert "requeued: stopped with a checkpoint" in log
+    assert f"job {job}, start 1: a/b 0" in log
+    assert f"job {job}, start 2: a/b 0" in log
+
+
+def test_only_the_task_of_an_array_that_stopped_comes_back(stub: Callable[[str], Stub]) -> None:
+    run = stub('[[ "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" != 2 ]] || { state stopped 5; exit 75; }; exit 0')
+    job = run.submit("--array=1-3", template="array", words=("a/b",))
+    for task in (1, 2, 3):
+        run.cluster.wait(f"{job}_{task}")
+    expected = ["start 0 task 1 rank 0", "start 0 task 2 rank 0", "start 0 task 3 rank 0", "start 1 task 2 rank 0"]
+    assert sorted(run.starts) == expected
+
+
+@pytest.mark.parametrize(
+    ("does", "state", "starts", "says"),
+    [
+        ("echo exit 2 >>$ILSVRC_BENCH_NOTES; exit 2", "FAILED", 1, "fit ended with status 2"),
+        ("state running 3; exit 1", "FAILED", 2, "requeued: failed, but got on"),  # the second start got no further
+        ("touch $here/run/diverged.json; state running 3; exit 1", "FAILED", 1, "fit ended with status 1"),
+        ("state finished 3; kill -9 $$", "COMPLETED", 1, "the run is finished"),
+    ],
+)
+def test_what_a_failure_comes_to(
+    stub: Callable[[str], Stub], tmp_path: Path, does: str, state: str, starts: int, says: str
+) -> None:
+    run = stub(does)
+    run.cluster.wait(run.submit(), state)
+    assert len(run.starts) == starts
+    assert says in (tmp_path / "log").read_text()
+
+
+def test_restarts_are_bounded(stub: Callable[[str], Stub], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ILSVRC_BENCH_RESTARTS", "1")
+    run = stub("state stopped 5; exit 75")
+    run.cluster.wait(run.submit(), "FAILED")
+    assert len(run.starts) == 2
+    assert "not requeued: 1 restarts, as many as ILSVRC_BENCH_RESTARTS allows" in (tmp_path / "log").read_text()
+
+
+def test_scancel_ends_a_run_that_answers_it(stub: Callable[[str], Stub]) -> None:
+    run = stub("trap 'state stopped 5; exit 75' TERM; state running 5; while :; do sleep 0.1; done")
+    job = run.submit()
+    run.cluster.until(lambda: bool(run.starts), "start", 30)
+    run.cluster.run("scancel", job)
+    run.cluster.wait(job, "CANCELLED")
+    time.sleep(6)  # a requeued job would start after 5 s
+    assert run.cluster.state(job) == "CANCELLED"
+    assert len(run.starts) == 1
+
+
+def test_nodes_without_the_data_are_named_before_python_starts(
+    stub: Callable[[str], Stub], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ILSVRC_BENCH_DATA", "/no/such/folder")
+    run = stub("exit 0")
+    run.cluster.wait(run.submit("--nodes=2"), "FAILED")
+    assert not run.starts
+    log = (tmp_path / "log").read_text()
+    for node in run.cluster.nodes:
+        assert f"error: {node} cannot read ILSVRC_BENCH_DATA (=/no/such/folder): every node must" in log
+
+
+def test_hostile_words_reach_python_as_they_are(stub: Callable[[str], Stub], tmp_path: Path) -> None:
+    hostile = ["a b", "'", '"', "$(touch canary)", "`touch canary`", "x\ntouch canary", "x\n#SBATCH --hold", "\\", "*"]
+    run = stub("exit 0")
+    task = jobs.Task("a/b $(touch canary)", 0, hostile, tmp_path)
+    options = {"cpus-per-task": 1, "mem": "100"}
+    submission = jobs.Submission(tmp_path / "jobs", [task], jobs.Resources(options), report=False)
+    submission.write()
+    submission.test()
+    run.cluster.wait(submission.queue()["train.sbatch"])
+    words = (tmp_path / "words.0").read_bytes().decode().split("\0")[:-1]
+    assert words[:2] == ["--config", "a/b $(touch canary)"]
+    assert words[-len(hostile) :] == hostile
+    assert not list(tmp_path.rglob("canary"))
+    assert not (jobs.CHECKOUT / "canary").exists()
+
+
+def test_one_copy_on_each_node_for_two_jobs(on_cluster: Cluster, tmp_path: Path) -> None:
+    shared = tmp_path / "a.beton"
+    shared.write_bytes(b"images")
+    shared.with_suffix(".json").write_text(json.dumps({"sha256": sha256(shared)}))
+    script = tmp_path / "job.sh"
+    command = f"{sys.executable} -m benchmarks stage --policy copy --to {tmp_path}/$SLURMD_NODENAME {shared}"
+    script.write_text(f"#!/bin/bash\n#SBATCH --nodes=2 --ntasks-per-node=1 --mem=100\nsrun bash -c '{command}'\n")
+    options = (f"--chdir={jobs.CHECKOUT}", "--array=0-1", f"--output={tmp_path}/log-%a")
+    job = on_cluster.submit(*options, str(script))
+    for task in (0, 1):
+        on_cluster.wait(f"{job}_{task}")
+    said = "".join((tmp_path / f"log-{task}").read_text() for task in (0, 1))
+    assert said.count("is a copy of") == 2
+    assert said.count("is there already") == 2
+
+
+def sha256(path: Path) -> str:
+    return subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+# Submitting -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_cluster_does_not_have_is_refused(bench: Bench, on_cluster: Cluster, tmp_path: Path) -> None:
+    before = on_cluster.run("squeue", "--noheader", "--format=%i")
+    code, _, err = bench("submit", "digits/linear", *QUICK, "--partition", "gpu")
+    assert code == 2
+    assert "--partition (=gpu) is not one of this cluster's, main, other: name one of them." in err
+    code, _, err = bench("submit", "digits/linear", *QUICK, "--nodes", "8")
+    assert code == 2
+    assert "sbatch refuses train.sbatch (" in err
+    code, _, err = bench("submit", "digits/linear", *QUICK, "--test-only")
+    assert code == 0, err
+    assert "nothing is queued" in err
+    assert on_cluster.run("squeue", "--noheader", "--format=%i") == before
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_ten_runs_at_once_in_one_folder_and_a_report(bench: Bench, on_cluster: Cluster, tmp_path: Path) -> None:
+    recipes = ("digits/linear", "digits/mlp")
+    code, out, err = bench("submit", *recipes, "--seeds", "0-4", *QUICK, "--trainer.max_epochs", "2")
+    assert code == 0, err
+    ids = dict(line.split("\t") for line in out.splitlines())
+    for task in range(10):
+        on_cluster.wait(f"{ids['train']}_{task}", seconds=400)
+    on_cluster.wait(ids["report"])
+    code, out, _ = bench("leaderboard", "--format", "json")
+    rows = {row["recipe"]: row for row in json.loads(out) if row["dataset"] == "digits"}
+    assert set(rows) == set(recipes)
+    assert all(row["seeds"] == [0, 1, 2, 3, 4] for row in rows.values())
+    (report,) = (tmp_path / "runs" / "jobs").glob("*/report.md")
+    assert "10 of 10 runs are finished." in report.read_text()
+    code, out, _ = bench("status", "--all", "--format", "json")
+    assert [row["state"] for row in json.loads(out)] == ["finished"] * 10
+
+
+def test_two_nodes_train_what_one_process_trains(bench: Bench, on_cluster: Cluster, tmp_path: Path) -> None:
+    settings = ("--trainer.max_epochs", "2", "--data.loader", "torch")
+    code, out, err = bench("submit", "digits/linear", "--nodes", "2", "--no-report", *QUICK, *settings)
+    assert code == 0, err
+    job = out.split()[1]
+    found = on_cluster.wait(job, seconds=400)
+    assert found["NumNodes"] == "2"
+    alone = ("--runs", str(tmp_path / "alone"), "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    assert bench("fit", "--config", "digits/linear", "--seed_everything", "0", *settings, *alone)[0] == 0
+    (ours,) = (tmp_path / "runs" / "digits").rglob("seed-0/result.json")
+    (theirs,) = (tmp_path / "alone" / "digits").rglob("seed-0/result.json")
+    two, one = json.loads(ours.read_text()), json.loads(theirs.read_text())
+    assert (two["hardware"]["devices"], two["hardware"]["nodes"], one["hardware"]["devices"]) == (2, 2, 1)
+    assert two["errors"]["1crop"]["count"] == one["errors"]["1crop"]["count"] == 360
+    assert two["training"]["steps"] == one["training"]["steps"]
+    trained, reference = weights(ours), weights(theirs)
+    assert trained.keys() == reference.keys()
+    for name, weight in reference.items():
+        torch.testing.assert_close(trained[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def weights(result: Path) -> dict[str, torch.Tensor]:
+    """The weights of the run that wrote this result."""
+    checkpoint = torch.load(result.parent / "checkpoints" / "last.ckpt", weights_only=True)
+    return dict(checkpoint["state_dict"])

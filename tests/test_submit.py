@@ -1,0 +1,275 @@
+"""Submitting, as far as it goes without a cluster: what is refused, what scripts say, what stays a word."""
+
+import json
+import shlex
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import jobs, status
+from benchmarks.jobs import Resources, Submission, Task
+from benchmarks.runs import RunError
+
+Bench = Callable[..., tuple[int, str, str]]
+
+HOSTILE = [
+    "a b",
+    "'",
+    '"',
+    "$(touch canary)",
+    "`touch canary`",
+    "x; touch canary",
+    "x\ntouch canary",
+    "x\n#SBATCH --wrap=canary",
+    "\\",
+    "*",
+    "-n",
+    "",
+    "é",
+    "${HOME}",
+    "# submit: end",
+]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slurm's programs as stubs; the file holds what sbatch was asked to queue."""
+    folder, noted = tmp_path / "bin", tmp_path / "queued"
+    folder.mkdir()
+    stubs = {
+        "sbatch": f'case "$*" in *--test-only*) ;; *) echo "$@" >> {noted}; echo 41 ;; esac',
+        "sinfo": "echo main; echo long",
+        "squeue": "true",
+        "sacct": "exit 1",
+        "scontrol": "exit 1",
+        "scancel": f'echo cancel "$@" >> {noted}',
+    }
+    for name, script in stubs.items():
+        program = folder / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return noted
+
+
+def task(folder: Path, *settings: str, seed: int = 0) -> Task:
+    return Task("digits/linear", seed, list(settings), folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits/linaer"], "recipe (=digits/linaer) is neither a file nor a recipe of the suite: did you mean"),
+        ([], "submit needs recipes, mnist/lenet5 for example, or --all instead of them."),
+        (["digits/linear", "--partition", "mian"], "--partition (=mian) is not one of this cluster's, long, main"),
+        (["digits/linear", "--partition", "main\n#SBATCH --wrap=x"], "must be of the form"),
+        (["digits/linear", "--account", "$(touch x)"], "--account (='$(touch x)') must be of the form"),
+        (["digits/linear", "--nodes", "3"], "data.init_args.batch_size (=32) must be divisible by nodes x tasks"),
+        (["digits/linear", "--time", "0:03:00"], "--time (=0:03:00) must be more than 6 minutes"),
+        (["digits/linear", "--time", "soon"], "must be of the form"),
+        (["digits/linear", "--time", "1-"], "--time (=1-) must be a time as sbatch reads it"),
+        (["digits/linear", "--gpus-per-node", "4", "--ntasks-per-node", "2"], "must be --gpus-per-node (=4), one task"),
+        (["digits/linear", "--trainer.devices", "2"], "--trainer.devices cannot be given: a job takes it from"),
+        (["digits/linear", "--sedes", "0-4"], "--sedes is no option of submit, and no setting"),
+        (["digits/linear", "--model.nrom", "batch"], "digits/linear: "),
+        (["digits/linear", "--seeds", "3"], "seeds (=3) must be a range such as 0-4"),
+        (["digits/linear", "--runs", "a folder"], "must have no spaces or quotes"),
+        (["imagenet/alexnet"], "imagenet/alexnet: "),
+    ],
+)
+def test_refused_before_anything_is_queued(
+    bench: Bench, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "no data").mkdir()
+    monkeypatch.setenv("ILSVRC_BENCH_DATA", str(tmp_path / "no data"))
+    code, out, err = bench("submit", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not cluster.exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_log_folder_that_cannot_be_written(bench: Bench, cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = bench("submit", "digits/linear", "--runs", str(tmp_path / "file" / "runs"))
+    assert code == 2
+    assert f"cannot be written, since {tmp_path / 'file'} cannot: name another folder of runs with --runs" in err
+    assert not cluster.exists()
+
+
+def test_no_sbatch_on_the_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    code, _, err = bench("submit", "digits/linear")
+    assert code == 2
+    assert "sbatch is not on the path: submit on a login node of the cluster. --dry-run prints the script" in err
+
+
+def test_a_chain_is_queued_and_recorded(bench: Bench, cluster: Path, tmp_path: Path) -> None:
+    arguments = ("--seeds", "0-4", "--array-limit", "2", "--data.loader", "torch", "--cpus-per-task", "1")
+    code, out, err = bench("submit", "digits/linear", *arguments)
+    assert code == 0, err
+    assert out == "train\t41\nreport\t41\n"
+    (folder,) = (tmp_path / "runs" / "jobs").iterdir()
+    train, report = cluster.read_text().splitlines()
+    assert train == f"--parsable {folder}/train.sbatch"
+    assert report == f"--parsable --dependency=afterany:41 {folder}/report.sbatch"
+    assert "#SBATCH --array=0-4%2\n" in (folder / "train.sbatch").read_text()
+    record = json.loads((folder / "submission.json").read_text())
+    assert [run["job"] for run in record["runs"]] == [f"41_{seed}" for seed in range(5)]
+    assert all(Path(run["folder"]).is_relative_to(tmp_path / "runs" / "digits" / "linear") for run in record["runs"])
+    code, out, _ = bench("status")
+    assert code == 0
+    assert out.count("gone, not finished") == 5
+    assert "0 of 5 runs are finished. 5 have no job any more: submitted again, they go on" in out
+
+
+def test_runs_wait_for_their_data(cluster: Path, tmp_path: Path) -> None:
+    prepare = [jobs.Prepare("mnist", ["mnist", "--root", "/a b"])]
+    submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources(), prepare)
+    submission.write()
+    submission.queue()
+    _, train, _ = cluster.read_text().splitlines()
+    assert "--dependency=afterok:41 --kill-on-invalid-dep=yes" in train
+    assert "set -- mnist --root '/a b'\n" in (tmp_path / "jobs" / "prepare-mnist.sbatch").read_text()
+
+
+def test_what_was_queued_is_cancelled_when_the_rest_is_refused(cluster: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "sbatch"
+    program.write_text(program.read_text().replace("case", 'case "$*" in *report*) exit 1 ;; esac; case', 1))
+    submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources())
+    submission.write()
+    with pytest.raises(RunError, match=r"sbatch refuses report\.sbatch \(\): change what was asked for\."):
+        submission.queue()
+    assert cluster.read_text().splitlines()[-1] == "cancel 41"
+    assert not (tmp_path / "jobs" / "submission.json").exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_a_user_types_stays_a_word(tmp_path: Path, several: bool) -> None:
+    tasks = [task(tmp_path, *HOSTILE, seed=seed) for seed in ((0, 1) if several else (0,))]
+    script = jobs.train_script(tasks, Resources(), tmp_path)
+    directives = script.splitlines()[: script.splitlines().index("set -uo pipefail")]
+    assert not any("wrap" in line for line in directives)
+    before, rest = script.split("# shellcheck source=slurm/site.sh", 1)
+    assert rest
+    program = before + '\nprintf "%s\\0" "$@"'
+    environment = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "1" if several else ""}
+    bash = shutil.which("bash") or "/bin/bash"
+    done = subprocess.run([bash, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split("\0")[:-1] == tasks[-1].words, done.stderr
+    assert not (tmp_path / "canary").exists()
+    with pytest.raises(RunError, match="has a zero byte, which no program can be given"):
+        jobs.train_script([task(tmp_path, "a\0b")], Resources(), tmp_path)
+
+
+@pytest.mark.parametrize("value", ["a b", "a'", 'a"', "a\nb", "a#b", "a\\b"])
+def test_a_directive_takes_no_value_that_could_end_it(value: str) -> None:
+    with pytest.raises(RunError, match="must have no space, quote, backslash or #: name another"):
+        jobs.render(jobs.TEMPLATES / "train.sbatch", {"comment": value}, [])
+
+
+def test_templates_have_their_marks(tmp_path: Path) -> None:
+    templates = sorted(jobs.TEMPLATES.glob("*.sbatch"))
+    assert len(templates) == 4
+    for template in templates:
+        assert "#SBATCH --nodes=7\n" in jobs.render(template, {"nodes": 7}, [])
+    broken = tmp_path / "train.sbatch"
+    broken.write_text(templates[-1].read_text().replace("# submit: end\n", ""))
+    with pytest.raises(RunError, match=r"must begin with #! and have each of these lines once: # submit: options"):
+        jobs.render(broken, {}, [])
+    broken.write_text("#!/bin/bash\ntrue\n# submit: options\n# submit: begin\n# submit: end\n")
+    with pytest.raises(RunError, match="must be before the first command"):
+        jobs.render(broken, {}, [])
+    with pytest.raises(RunError, match="cannot be read"):
+        jobs.render(tmp_path / "none", {}, [])
+
+
+def test_scripts_pass_shellcheck() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed: apt-get install shellcheck")
+    scripts = sorted(map(str, jobs.TEMPLATES.iterdir()))
+    done = subprocess.run(["shellcheck", "-x", *scripts], cwd=jobs.CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("10:30", 630), ("4:00:00", 14400), ("1-12", 129600), ("1-0:30", 88200), ("2-1:02:03", 176523)],
+)
+def test_times_as_sbatch_reads_them(text: str, seconds: int) -> None:
+    assert jobs.read_time(text) == seconds
+
+
+def test_the_site_decides_what_the_command_line_leaves_open(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site.sh"
+    site.write_text("export SBATCH_PARTITION=long SBATCH_ACCOUNT=nets\n")
+    monkeypatch.setenv("ILSVRC_BENCH_SITE", str(site))
+    code, out, err = bench("submit", "digits/linear", "--dry-run", "--partition", "main", "--data.loader", "torch")
+    assert code == 0, err
+    assert out.count("#SBATCH --partition=main\n") == 2
+    assert out.count("#SBATCH --account=nets\n") == 2
+    site.write_text("exit 3\n")
+    code, _, err = bench("submit", "digits/linear", "--dry-run")
+    assert code == 2
+    assert f"{site} cannot be read by bash" in err
+
+
+def test_status_reads_the_run_folder_first(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho '7|RUNNING|None|N/A'\necho '8_1|PENDING|Priority|N/A'\n")
+    (tmp_path / "bin" / "sacct").write_text("#!/bin/sh\necho '9|CANCELLED by 0'\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    columns = "epoch,step,perf/images_per_s,perf/train,perf/validation\n"
+    (folder / "metrics.csv").write_text(f"{columns}0,10,100.5,2.0,1.0\n1,20,90.5,2.0,1.0\n")
+    (folder / "state.json").write_text('{"status": "running", "step": 20, "epoch": 1, "at": "2026-01-01"}')
+    runs = [
+        {"job": job, "recipe": "a/b", "seed": 0, "settings": [], "folder": str(place), "epochs": 10}
+        for job, place in (("7", folder), ("8_1", tmp_path / "none"), ("9", tmp_path / "none"))
+    ]
+    running, waiting, cancelled = status.build_rows({"runs": runs})
+    assert (running.state, running.epoch, running.step, running.images_per_s) == ("running", "2/10", 20, 90.5)
+    assert running.end  # 8 epochs of 3 s from now
+    assert (waiting.state, waiting.epoch) == ("pending (Priority)", "0/10")
+    assert cancelled.state == "cancelled, not finished"
+    (folder / "result.json").touch()
+    assert status.build_rows({"runs": runs})[0].state == "finished"
+
+
+def test_plan_says_what_was_not_measured(bench: Bench) -> None:
+    code, out, _ = bench("plan", "imagenet/resnet50")
+    assert code == 0
+    assert "time      not known: give --images" in out
+    code, out, _ = bench("plan", "imagenet/resnet50", "--images", "1000000")
+    assert "time      not measured: no finished run of this recipe; give --images-per-s" in out
+    code, out, _ = bench(
+        "plan", "mnist/lenet5", "--images", "36000", "--images-per-s", "100", "--gpus-per-node", "2", "--seeds", "0-1"
+    )
+    # 20 epochs x 36 000 images / 100 per s = 2 h for one device
+    assert "4 device-hours; 1.0 h a seed, if images/s grow with the devices" in out
+    # 60 850 float32 weights and as many momenta, two checkpoints, two seeds
+    assert "1.9 MB of checkpoints" in out
+    code, out, _ = bench("plan", "mnist/lenet5")
+    assert "60 000 images" in out
+    assert "measured, 5 runs on" in out
+    code, _, err = bench("plan", "mnist/lenet5", "--images-per-s", "0")
+    assert code == 2
+    assert "--images-per-s (=0.0) must be more than 0." in err
+
+
+def test_by_hand_templates_ask_for_their_arguments(tmp_path: Path) -> None:
+    for template in sorted(jobs.TEMPLATES.glob("*.sbatch")):
+        environment = {"SLURM_SUBMIT_DIR": str(jobs.CHECKOUT), "SLURM_ARRAY_TASK_ID": "0"}
+        done = subprocess.run(["bash", str(template)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith("usage: sbatch "), done.stderr
+
+
+def test_commands_can_be_copied(tmp_path: Path) -> None:
+    assert shlex.split(shlex.join(HOSTILE)) == HOSTILE
+    assert jobs.ranges([0, 1, 2, 5]) == "0-2,5"
