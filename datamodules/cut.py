@@ -59,7 +59,7 @@ def cut_one(source: Any, box: Any, fill: Any, image: Any) -> None:
                 _blank(target, y * stride, y * stride + begin)
                 _blank(target, y * stride + end, (y + 1) * stride)
     if box[HOLE_SIZE] > 0:
-        _punch(target, height, width, channels, box, fill)
+        punch(target, height, width, channels, box, fill)
 
 
 # Indices are unsigned below: numba then emits no code for negative ones, and LLVM makes plain copies of the loops.
@@ -100,7 +100,8 @@ def _copy_mirrored(source: Any, end: int, target: Any, place: int, count: int, c
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _punch(target: Any, height: int, width: int, channels: int, box: Any, fill: Any) -> None:
+def punch(target: Any, height: int, width: int, channels: int, box: Any, fill: Any) -> None:
+    """Make the box's hole in `target` [height * width * channels]."""
     size = signed(box[HOLE_SIZE])
     top, left = signed(box[HOLE_TOP]), signed(box[HOLE_LEFT])
     first_row, last_row = max(0, top), min(height, top + size)

@@ -19,14 +19,20 @@ The index is an application segment, APP9, directly after the start of the image
             18..   bytes of each segment, two each, in the order of the file, without the two bytes of its marker
 
 Where an image has too many segments for such a block, 64 kB, or a segment has too many bytes, there is no index.
+
+To decode a window of the image, the segments that it touches are put together to a smaller JPEG (`splice`), and that is
+decoded whole. Inside the window its pixels are those of the whole image to the bit: colours are interpolated between
+neighbouring pixels, so that a window reaches one pixel further than itself, and no more.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 MCU = 16  # pixels a side
@@ -85,3 +91,101 @@ def segment_lengths(jpeg: bytes) -> NDArray[np.int64]:
     data = np.frombuffer(jpeg, np.uint8)
     marks = start + np.flatnonzero((data[start : end - 1] == 0xFF) & (data[start + 1 : end] & 0xF8 == 0xD0))
     return np.append(marks, end) - np.insert(marks + 2, 0, start)
+
+
+@njit(cache=True, error_model="numpy")
+def is_tiled(jpeg: Any) -> bool:
+    """Whether the bytes begin as a tiled JPEG."""
+    if len(jpeg) < LENGTHS or jpeg[2] != 0xFF or jpeg[3] != 0xE9:
+        return False
+    same = 0
+    for i in range(len(IDENTIFIER)):
+        same += jpeg[6 + i] == IDENTIFIER[i]
+    return same == len(IDENTIFIER)
+
+
+@njit(cache=True, error_model="numpy")
+def splice(jpeg: Any, top: int, left: int, height: int, width: int, part: Any, place: Any) -> int:
+    """Write to `part` a JPEG of those segments of a tiled one that a window touches; return its bytes, 0 if damaged.
+
+    Args:
+        jpeg: uint8 [bytes], contiguous, of which `is_tiled` is true.
+        top, left, height, width: the window in pixels, inside the image.
+        part: uint8 [at least as many bytes as `jpeg` + 4], is written.
+        place: int64 [4], is written: height and width of the part, and the window's top and left in it.
+    """
+    mcus, columns, rows = little(jpeg, 12), little(jpeg, 14), little(jpeg, 16)
+    at = 4 + big(jpeg, 4)  # behind the index
+    if mcus < 1 or columns < 1 or rows < 1 or at != LENGTHS + 2 * rows * columns:
+        return 0
+    part[0], part[1] = 0xFF, 0xD8
+    size, height_at, image_height, image_width = 2, 0, 0, 0
+    marker = 0
+    while marker != 0xDA:  # headers, up to that of the coded data
+        if at + 4 > len(jpeg):
+            return 0
+        marker, end = jpeg[at + 1], at + 2 + big(jpeg, at + 2)
+        if jpeg[at] != 0xFF or end > len(jpeg):
+            return 0
+        if marker == 0xC0:
+            if end < at + 9:
+                return 0
+            height_at = size + 5
+            image_height, image_width = big(jpeg, at + 5), big(jpeg, at + 7)
+        if not 0xE0 <= marker <= 0xEF:  # the decoder has no use for what applications add
+            size = append(jpeg, at, end, part, size)
+        at = end
+    segment = MCU * mcus
+    if -(-image_height // MCU) != rows or -(-image_width // segment) != columns:
+        return 0
+
+    first_row, last_row = max(0, (top - 1) // MCU), min(rows, (top + height) // MCU + 1)
+    first, last = max(0, (left - 1) // segment), min(columns, (left + width) // segment + 1)
+    if first > 0 and image_width - first * segment < 5:
+        first -= 1  # colours of images of up to 4 pixels are not interpolated
+    place[0] = min(image_height, last_row * MCU) - first_row * MCU
+    place[1] = min(image_width, last * segment) - first * segment
+    place[2], place[3] = top - first_row * MCU, left - first * segment
+    if place[2] + height > place[0] or place[3] + width > place[1]:
+        return 0
+    for i in range(2):
+        part[height_at + 2 * i], part[height_at + 2 * i + 1] = place[i] >> 8, place[i] & 0xFF
+
+    for number in range(first_row * columns):
+        at += little(jpeg, LENGTHS + 2 * number) + 2
+    count = 0
+    for row in range(first_row, last_row):
+        for column in range(columns):
+            end = at + little(jpeg, LENGTHS + 2 * (row * columns + column))
+            if first <= column < last:
+                if end > len(jpeg) or size + end - at + 4 > len(part):
+                    return 0
+                if count > 0:
+                    part[size], part[size + 1] = 0xFF, 0xD0 + (count - 1) % 8
+                    size += 2
+                size = append(jpeg, at, end, part, size)
+                count += 1
+            at = end + 2  # behind the marker
+    part[size], part[size + 1] = 0xFF, 0xD9
+    return size + 2
+
+
+@njit(error_model="numpy")
+def append(source: Any, begin: int, end: int, target: Any, size: int) -> int:
+    """Copy source[begin:end] behind the first `size` bytes of `target`; return how many these are then."""
+    taken, free = source[begin:end], target[size : size + end - begin]
+    for i in range(np.uint64(end - begin)):
+        free[i] = taken[i]
+    return size + end - begin
+
+
+@njit(error_model="numpy")
+def little(data: Any, at: int) -> int:
+    """The two bytes from `at` on as a number, the lower one first."""
+    return int(data[at]) | int(data[at + 1]) << 8
+
+
+@njit(error_model="numpy")
+def big(data: Any, at: int) -> int:
+    """The two bytes from `at` on as a number, the higher one first."""
+    return int(data[at]) << 8 | int(data[at + 1])

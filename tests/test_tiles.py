@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 from datamodules import tiles
-from datamodules.tiles import encode_tiled, segment_mcus
+from datamodules.tiles import encode_tiled, is_tiled, segment_mcus, splice
 
 SIZES = [(1, 1), (7, 300), (300, 7), (16, 64), (17, 65), (100, 176), (123, 208), (375, 500), (64, 1040)]
 
@@ -100,3 +100,83 @@ def test_markers_cost_no_more_than_optimised_tables_save() -> None:
 def test_sizes_that_no_jpeg_has_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"an image of {shape[0]} x {shape[1]} pixels .* 1 to 65500 pixels\."):
         encode_tiled(np.zeros(shape, np.uint8), 90)
+
+
+# A part of it ---------------------------------------------------------------------------------------------------------
+
+
+def part_of(jpeg: bytes, window: tuple[int, int, int, int]) -> tuple[bytes, list[int]] | None:
+    """The JPEG of the segments that `window` touches, its size and the window's place in it; None if damaged."""
+    part, place = np.full(len(jpeg) + 6, 77, np.uint8), np.zeros(4, np.int64)
+    size = splice(np.frombuffer(jpeg, np.uint8), *window, part[:-2], place)
+    assert (part[-2:] == 77).all()
+    return (part[:size].tobytes(), place.tolist()) if size else None
+
+
+def windows(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """The whole, the corners' pixels, and random ones."""
+    rng = np.random.default_rng(0)
+    found = [(0, 0, height, width), (0, 0, 1, 1), (height - 1, width - 1, 1, 1), (0, width - 1, height, 1)]
+    for _ in range(40):
+        top, left = (int(rng.integers(length)) for length in (height, width))
+        found.append((top, left, 1 + int(rng.integers(height - top)), 1 + int(rng.integers(width - left))))
+    return found
+
+
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (40, 66), (40, 67), (40, 68), (40, 69), (33, 132)])
+def test_inside_the_window_a_part_is_the_whole_to_the_bit(height: int, width: int) -> None:
+    jpeg = encode_tiled(picture(height, width), 90)
+    whole = pixels(jpeg)
+    for window in windows(height, width):
+        spliced = part_of(jpeg, window)
+        assert spliced is not None
+        part, (part_height, part_width, top, left) = spliced
+        decoded = pixels(part)
+        assert decoded.shape == (part_height, part_width, 3)
+        found = decoded[top : top + window[2], left : left + window[3]]
+        assert np.array_equal(found, whole[window[0] : window[0] + window[2], window[1] : window[1] + window[3]])
+
+
+def test_a_part_has_the_segments_around_the_window_only() -> None:
+    jpeg = encode_tiled(picture(375, 500), 90)
+    for window, expected in [
+        ((0, 0, 375, 500), [375, 500, 0, 0]),
+        ((17, 65, 10, 10), [16, 64, 1, 1]),
+        ((16, 64, 16, 64), [48, 192, 16, 64]),  # one pixel further, above, below and on both sides
+        ((370, 490, 5, 10), [7, 52, 2, 42]),
+    ]:
+        spliced = part_of(jpeg, window)
+        assert spliced is not None
+        assert spliced[1] == expected
+        if window[2] < 375:
+            assert len(spliced[0]) < 0.2 * len(jpeg)
+
+
+def test_only_what_begins_with_an_index_is_tiled() -> None:
+    jpeg = encode_tiled(picture(20, 30), 90)
+    assert is_tiled(np.frombuffer(jpeg, np.uint8))
+    for other in (untiled(picture(20, 30), 90), b"", jpeg[:17], jpeg[:6] + b"TILED\0" + jpeg[12:]):
+        assert not is_tiled(np.frombuffer(other, np.uint8))
+
+
+def test_damage_is_found_out_or_left_to_the_decoder_and_never_leads_outside() -> None:
+    jpeg = encode_tiled(picture(100, 176), 90)
+    window = (50, 60, 40, 100)
+    whole = part_of(jpeg, window)
+    assert whole is not None
+    header = jpeg.index(b"\xff\xda")
+    damaged = [jpeg[:length] for length in range(18, header + 14, 7)] + [jpeg[: len(jpeg) // 2]]
+    damaged.append(jpeg[:12] + b"\0\0" + jpeg[14:])  # no MCU in a segment
+    damaged.append(jpeg[:12] + b"\2\0" + jpeg[14:])  # another number than the row's
+    damaged.append(jpeg[:16] + b"\1\0" + jpeg[18:])  # one row only
+    damaged.append(jpeg[:18] + b"\xff\xff" + jpeg[20:])  # a first segment of 65,535 bytes
+    size = jpeg.index(b"\xff\xc0") + 5
+    damaged.append(jpeg[:size] + b"\0\x61" + jpeg[size + 2 :])  # a height of 97, and the window ends at 100
+    window = (60, 60, 40, 100)
+    assert [part_of(bytes_, window) for bytes_ in damaged] == [None] * len(damaged)
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        broken = bytearray(jpeg)
+        for at in rng.integers(12, header + 40, 3):
+            broken[at] = rng.integers(256)
+        part_of(bytes(broken), window)  # checks that nothing is written behind its end
