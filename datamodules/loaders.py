@@ -1,22 +1,23 @@
 """Loaders: one interface, several ways to get pixels. All give the same samples in the same order with the same boxes.
 
 `resident` keeps a dataset of small images on the device and cuts batches there (`datamodules/resident.py`).
-`ffcv` reads a .beton through FFCV's memory map, ring of buffers and thread (`datamodules/ffcv_batches.py`). `torch`
+`ffcv` reads a .beton through FFCV's memory map, thread and queue (`datamodules/ffcv_batches.py`). `torch`
 indexes an array in numpy, or decodes image files with PIL in worker processes, and needs neither FFCV nor numba.
 
 What holds for all:
 
 - A batch is the caller's: it may be kept and is never written to again. `resident` uses a batch's memory again once
-  nothing refers to it (`datamodules/buffers.py`); FFCV's own ring, which is overwritten, is not handed out.
+  nothing refers to it (`datamodules/buffers.py`).
 - The last batch of an evaluation is smaller; ranks are filled up to the same number of images, and the filling is
   labelled `IGNORED_LABEL`. In training what does not make a whole batch over all ranks is left out, others every epoch.
 - `workers` are threads (ffcv) or processes (torch, image files) of one rank: by default the cores this process may use,
   divided among the ranks of the node. Arrays are cut by one thread, which takes less time than waking others.
 - Batches ahead: `resident` makes a batch when it is asked for; FFCV is up to three ahead, a DataLoader two a worker.
 - Memory of each rank: `resident` holds the dataset (CIFAR-10: 184 MB), twice where the device is no CPU, and batches in
-  use; `torch` the same array, or for image files the batches on their way; `ffcv` the batches in its ring. A .beton is
+  use; `torch` the same array, or for image files the batches on their way; `ffcv` those ahead. A .beton is
   mapped: it lies in the system's page cache, once for all ranks, never in a cache of the process.
-- Kernels are compiled once per machine (`datamodules/cut.py`), 2.6 CPU seconds; later processes load them in 0.4.
+- Kernels are compiled once per machine (`datamodules/cut.py` in 2.6 CPU seconds, `datamodules/crops.py` in 20); later
+  processes load them in 0.5.
 """
 
 from __future__ import annotations
