@@ -133,7 +133,6 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["imagenet", "cifar10", "mnist"],
         nargs="?",
         const="imagenet",
-        required=True,
         help="measure the loaders of this dataset (default: imagenet)",
     )
     throughput.add_argument("--contestants", nargs="+", metavar="NAME", help="only these, and plain FFCV")
@@ -145,6 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
     throughput.add_argument("--root", help="folder with the originals (default: $ILSVRC_BENCH_DATA)")
     throughput.add_argument("--json", metavar="FILE", help="write everything that was measured")
     throughput.add_argument("--plot", metavar="FILE", help="draw the rates, as .png, .svg or .pdf")
+    throughput.add_argument(
+        "--write", metavar="FILE", help="put the committed measurements' tables between FILE's marks"
+    )
     throughput.add_argument("--quick", action="store_true", help="few images, one round: to see whether all runs")
 
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)

@@ -298,18 +298,18 @@ def leaderboard(options: argparse.Namespace) -> int:
     return 0
 
 
-def write_between_marks(path: Path, table: str) -> None:
+def write_between_marks(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the two marks of the file at `path`.
 
     Raises:
         RecipeError: the marks are not there.
     """
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise RecipeError(f"{path} must hold each of these lines once, to write between them: {BEGIN} and {END}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    write_whole(path, f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise RecipeError(f"{path} must hold each of these lines once, to write between them: {begin} and {end}")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    write_whole(path, f"{before}{begin}\n\n{table}\n\n{end}{after}")
 
 
 def show_recipes(options: argparse.Namespace) -> int:

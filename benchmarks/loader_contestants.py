@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def photo_contestants() -> list[Contestant]:
         return lambda files, batch_size, workers: opens(files.path(reads), batch_size, workers)
 
     return [
-        Contestant("ours-tiled", "ours, tiled JPEG", our_beton("suite-jpg.beton"), "suite-jpg.beton", ("ffcv",), True),
+        Contestant("ours-tiled", "ours, tiled JPEG", our_beton("tiled.beton"), "tiled.beton", ("ffcv",), True),
         Contestant(
             "ours-jpg", "ours, FFCV's JPEG file", our_beton("ffcv-jpg.beton"), "ffcv-jpg.beton", ("ffcv",), True
         ),
@@ -112,6 +113,9 @@ def array_contestants(dataset: Dataset) -> list[Contestant]:
 
     suite = "suite.beton"
     found = [
+        Contestant(
+            "ours-resident", "ours, resident loader", our_array("resident", padding, flip), "images.npy", (), True
+        ),
         Contestant("ours-ffcv", "ours, FFCV loader", our_array("ffcv", padding, flip), suite, ("ffcv",), True),
         Contestant("ours-torch", "ours, torch loader", our_array("torch", padding, flip), "images.npy", (), True),
         Contestant("ffcv-rgb", "FFCV, RGBImageField", ffcv("ffcv-rgb.beton"), "ffcv-rgb.beton", ("ffcv",)),
@@ -155,6 +159,12 @@ def our_array(loader: str, padding: int, flip: bool) -> Opener:
             from datamodules.ffcv_batches import FFCVBatches
 
             return by_epoch(FFCVBatches(reading, files.path("suite.beton"), None, workers))
+        if loader == "resident":
+            import torch
+
+            from datamodules.resident import Resident, ResidentBatches
+
+            return by_epoch(ResidentBatches(reading, Resident(files.array(), torch.device("cpu"))))
         from datamodules.loaders import ArrayBatches
 
         return by_epoch(ArrayBatches(reading, files.array()))
@@ -219,21 +229,29 @@ class Start:
     level: float
 
 
-def serve(dataset: Dataset, name: str, files: Files, batch_size: int, workers: int, connection: Connection) -> None:
+def serve(
+    method: str, dataset: Dataset, name: str, files: Files, batch_size: int, workers: int, connection: Connection
+) -> None:
     """The life of a contestant's process: its first epoch, then a turn for every message (first epoch, seconds).
 
     Answers with a `Start`, a `Turn` for each message, or the text of what went wrong. Ends when the other side closes.
+    `method` is how programs start worker processes here: a process that was spawned itself would spawn them too.
     """
     try:
+        set_start_method(method, force=True)
         import torch
 
         torch.set_num_threads(workers)
         (contestant,) = (one for one in contestants(dataset) if one.name == name)
         epochs = contestant.opens(files, batch_size, workers)
-        connection.send(first_epoch(epochs))
+        start = first_epoch(epochs)
+        cpu = tree_cpu_seconds()
+        connection.send(start)
         while True:
             number, seconds = connection.recv()
-            connection.send(turn(epochs, number, seconds))
+            images, wall_seconds = turn(epochs, number, seconds)
+            before, cpu = cpu, tree_cpu_seconds()  # what was read ahead while others had their turn is paid for, too
+            connection.send(Turn(images, cpu - before, wall_seconds))
     except EOFError:
         pass
     except BaseException:
@@ -251,15 +269,15 @@ def first_epoch(epochs: Epochs) -> Start:
     return Start(first, images, shape, dtype, sum(levels) / len(levels))
 
 
-def turn(epochs: Epochs, number: int, seconds: float) -> Turn:
-    """Read whole epochs, the first being `number`, until `seconds` have passed."""
-    images, cpu, wall = 0, tree_cpu_seconds(), time.perf_counter()
+def turn(epochs: Epochs, number: int, seconds: float) -> tuple[int, float]:
+    """Read whole epochs, the first being `number`, until `seconds` have passed. Returns images and wall seconds."""
+    images, started = 0, time.perf_counter()
     while True:
         for _, labels in epochs(number):
             images += len(labels)
         number += 1
-        if time.perf_counter() - wall >= seconds:
-            return Turn(images, tree_cpu_seconds() - cpu, time.perf_counter() - wall)
+        if time.perf_counter() - started >= seconds:
+            return images, time.perf_counter() - started
 
 
 def tree_cpu_seconds() -> float:

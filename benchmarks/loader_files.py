@@ -12,7 +12,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, get_start_method, set_start_method
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from tqdm import tqdm
 from benchmarks.runs import RunError
 from datamodules import beton
 from datamodules.files import write_whole
-from datamodules.loaders import available_workers
 from datamodules.originals import (
     DataError,
     ImageArray,
@@ -34,12 +33,12 @@ from datamodules.originals import (
     read_cifar,
     read_mnist,
 )
+from datamodules.tiles import encode_tiled
 
 Dataset = Literal["imagenet", "cifar10", "mnist"]
 
 LAYOUT = 1  # raise it when the same images start to give other files
 MAX_SIZE, QUALITY = 500, 90  # longest side in pixels and JPEG quality of every .beton
-SETTINGS = beton.BetonSettings(max_size=MAX_SIZE, quality=QUALITY)
 SHARDS = 8
 WRITING_SECONDS, WRITING_SECONDS_PER_IMAGE = 600, 1  # a writer that takes longer is stuck
 DEFAULT_PHOTOS = 2048
@@ -110,9 +109,8 @@ def prepare_photos(photos: str | None, root: str | None, count: int | None) -> F
             path.write_bytes(originals.read(number))
         tree = open_imagenet(folder, "train", None)
         write_shards(folder / "shards", tree)
-        manifest = beton.describe("imagenet", "train", tree)
-        beton.convert(folder / "suite-jpg.beton", manifest, tree, SETTINGS, available_workers())
-        write_apart(tree, {mode: folder / f"ffcv-{mode}.beton" for mode in ("jpg", "raw")})
+        paths = {mode: folder / f"ffcv-{mode}.beton" for mode in ("jpg", "raw")}
+        write_apart(tree, paths | {"tiled": folder / "tiled.beton"})
 
     make_once(folder, make)
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.beton")}
@@ -210,7 +208,7 @@ def prepare_array(dataset: Dataset, root: str | None, count: int | None) -> File
 
 def measured_folder(dataset: str, count: int, content: str) -> Path:
     """Where the files of these images lie in the cache."""
-    identity = json.dumps([LAYOUT, beton.FORMAT, asdict(SETTINGS), count, content])
+    identity = json.dumps([LAYOUT, beton.FORMAT, MAX_SIZE, QUALITY, count, content])
     return cache_root(None) / "throughput" / f"{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
@@ -236,7 +234,7 @@ def write_apart(images: ImageArray | ImageFiles, paths: dict[str, Path]) -> None
     """
     names = ", ".join(path.name for path in paths.values())
     print(f"writing {names} with FFCV's writer", flush=True)
-    process = get_context("spawn").Process(target=write_with_ffcv, args=(images, paths))
+    process = get_context("spawn").Process(target=write_with_ffcv, args=(get_start_method(), images, paths))
     process.start()
     seconds = WRITING_SECONDS + WRITING_SECONDS_PER_IMAGE * len(images.labels)
     process.join(seconds)
@@ -251,18 +249,31 @@ def write_apart(images: ImageArray | ImageFiles, paths: dict[str, Path]) -> None
         raise RunError(f"FFCV's writer of {names} ended with status {process.exitcode}; its message is above.")
 
 
-def write_with_ffcv(images: ImageArray | ImageFiles, paths: dict[str, Path]) -> None:
-    """Write `images` with FFCV's own writer: modes jpg and raw as RGBImageField, ndarray as NDArrayField."""
-    from ffcv.fields import IntField, NDArrayField, RGBImageField
+def write_with_ffcv(method: str, images: ImageArray | ImageFiles, paths: dict[str, Path]) -> None:
+    """Write `images` with FFCV's own writer: modes jpg and raw as RGBImageField, ndarray as NDArrayField.
+
+    Mode tiled is jpg with the suite's encoder in place of FFCV's: the same pixels at the same quality.
+    `method` is how it starts its worker; see `benchmarks.loader_contestants.serve`.
+    """
+    set_start_method(method, force=True)
+    from ffcv.fields import IntField, NDArrayField, RGBImageField, rgb_image
     from ffcv.writer import DatasetWriter
 
+    plain = rgb_image.encode_jpeg
     for mode, path in paths.items():
+        rgb_image.encode_jpeg = tiled if mode == "tiled" else plain
         if mode == "ndarray":
             pictures: Any = NDArrayField(np.dtype("uint8"), images.images.shape[1:])  # type: ignore[union-attr]
         else:
-            pictures = RGBImageField(write_mode=mode, max_resolution=MAX_SIZE, jpeg_quality=QUALITY)
+            stored = "raw" if mode == "raw" else "jpg"
+            pictures = RGBImageField(write_mode=stored, max_resolution=MAX_SIZE, jpeg_quality=QUALITY)
         writer = DatasetWriter(str(path), {"image": pictures, "label": IntField()}, num_workers=1)
         writer.from_indexed_dataset(Samples(images))
+
+
+def tiled(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """In place of FFCV's function of the same arguments: a JPEG of [H, W, 3] that can be decoded in parts, as bytes."""
+    return np.frombuffer(encode_tiled(pixels, quality), np.uint8)
 
 
 class Samples:

@@ -18,7 +18,20 @@ from PIL import Image
 
 from benchmarks import loader_contestants
 from benchmarks.loader_contestants import Contestant, contestants, descendants, reference, tree_cpu_seconds, turn
-from benchmarks.loader_throughput import Row, as_table, choose, plot, rounded, rows
+from benchmarks.loader_throughput import (
+    BEGIN,
+    END,
+    Row,
+    as_markdown,
+    as_table,
+    choose,
+    committed,
+    plot,
+    read_record,
+    rounded,
+    rows,
+)
+from benchmarks.results import ResultError
 from benchmarks.runs import RunError
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -43,6 +56,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "workers": 2,
         "reference": "theirs",
         "contestants": [one("theirs", False, [100, 50, 200]), one("ours", True, [300, 100, 800])],
+        "work_seconds_per_image": {"ours": {"decode": 0.002, "resize": 0.0005, "copy": 0.0001}},
         "files": {"source": "photos", "count": 16, "distinct": 4},
         "hardware": {"cores": 2, "name": "some processor"},
         **changes,
@@ -62,6 +76,23 @@ def test_table_says_what_was_measured() -> None:
     assert "photos, 16 images of which 4 different; crop, batch 8, 2 workers; 3 rounds in alternation" in table
     assert table.index("the ours") < table.index("the theirs")
     assert "3.00" in table
+    assert "ours is bound by decode: decode 60 %, resize 15 %, copy 3 %, rest 22 % of its processor time." in table
+
+
+def test_readme_text_and_committed_files(bench: Bench, tmp_path: Path) -> None:
+    text = as_markdown([record()])
+    assert "**imagenet**: photos, 16 images of which 4 different" in text
+    assert "| the ours" in text
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert bench("throughput", "--write", str(path))[0] == 0
+    assert "old" not in path.read_text()
+    assert as_markdown(committed()) in path.read_text()
+    broken = tmp_path / "broken.json"
+    for content in ("", "[]", '{"schema": 0}'):
+        broken.write_text(content)
+        with pytest.raises(ResultError, match="is not a measurement of loaders"):
+            read_record(broken)
 
 
 @pytest.mark.parametrize(("rate", "text"), [(1234567, "1 230 000"), (123.6, "124"), (7.2, "7"), (0.0, "0")])
@@ -97,17 +128,14 @@ def test_processor_time_is_that_of_the_whole_tree() -> None:
 def test_a_turn_is_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs of one second by a clock of the test's own: three of them pass two and a half."""
     seen: list[int] = []
-    clock = SimpleNamespace(perf_counter=lambda: float(len(seen)), process_time=time.process_time)
-    monkeypatch.setattr(loader_contestants, "time", clock)
-    monkeypatch.setattr(loader_contestants, "descendants", lambda pid: [])
+    monkeypatch.setattr(loader_contestants, "time", SimpleNamespace(perf_counter=lambda: float(len(seen))))
 
     def epochs(number: int) -> Any:
         seen.append(number)
         return iter([(None, [0] * 3), (None, [0] * 2)])
 
-    found = turn(epochs, 7, 2.5)
+    assert turn(epochs, 7, 2.5) == (15, 3.0)
     assert seen == [7, 8, 9]
-    assert (found.images, found.wall_seconds) == (15, 3.0)
 
 
 def test_every_dataset_has_its_reference_and_names_of_its_own() -> None:
@@ -130,7 +158,7 @@ def test_what_is_not_installed_is_skipped_and_the_reference_always_measured() ->
 def test_unknown_contestants_are_refused(bench: Bench) -> None:
     status, _, err = bench("throughput", "--loaders", "mnist", "--contestants", "ours-torch", "dahli")
     assert status == 2
-    assert err.startswith("error: --contestants (=dahli) must be of this dataset's: ours-ffcv, ours-torch")
+    assert err.startswith("error: --contestants (=dahli) must be of this dataset's: ours-resident, ours-ffcv")
 
 
 def test_what_cannot_be_measured_is_refused(bench: Bench, tmp_path: Path) -> None:
@@ -186,7 +214,7 @@ def measured(bench: Bench, tmp_path: Path, *arguments: object) -> dict[str, Any]
 def test_quick_form_on_photos(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     folder = photos(tmp_path / "photos")
-    names = ("ours-jpg", "torchvision-v2")
+    names = ("ours-torch",)
     arguments = ("--loaders", "imagenet", "--photos", folder, "--images", 16, "--batch-size", 8, "--workers", 1)
     found = measured(bench, tmp_path, *arguments, "--contestants", *names)
     assert {one["name"] for one in found["contestants"]} == {"ffcv-jpg", *names}
@@ -205,5 +233,5 @@ def test_quick_form_on_arrays(bench: Bench, tmp_path: Path, monkeypatch: pytest.
     few = ImageArray(pixels, np.arange(64) % 10, tuple("0123456789"), {})
     monkeypatch.setattr(loader_files, "read_mnist", lambda *_: few)
     arguments = ("--loaders", "mnist", "--root", tmp_path, "--images", 64, "--workers", 1)
-    found = measured(bench, tmp_path, *arguments, "--contestants", "ours-ffcv", "ours-torch")
+    found = measured(bench, tmp_path, *arguments, "--contestants", "ours-torch", "ours-resident")
     assert [one["first_epoch"]["shape"][0] for one in found["contestants"]] == [32, 32, 32]
