@@ -25,6 +25,26 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("validate", help="evaluate a run on its validation images", add_help=False)
     commands.add_parser("test", help="evaluate a run on the test images under each protocol", add_help=False)
 
+    ensemble = commands.add_parser(
+        "ensemble",
+        help="evaluate the networks of an ensemble, averaged, write its result",
+        description="Average the softmaxes of networks that are trained, or whose weights are given, as the recipe of "
+        "an ensemble lists them, under each protocol its claims name. Members that are not trained are named with the "
+        "command that trains them. Settings for every member, such as --data.loader torch, may follow the recipe.",
+        usage="python -m benchmarks ensemble RECIPE [options] [--data.loader torch ...]",
+        allow_abbrev=False,
+    )
+    ensemble.add_argument("recipe", metavar="RECIPE", help="an ensemble's name, imagenet/alexnet_5, or any YAML file")
+    ensemble.add_argument(
+        "--repetition",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="the same with other members: N > 0 raises every seed beyond those of the repetitions before (default: 0)",
+    )
+    ensemble.add_argument("--runs", help="folder of all runs (default: runs)")
+    ensemble.add_argument("--again", action="store_true", help="evaluate anew although there is a result")
+
     demo = commands.add_parser("demo", help="train five networks on digits in minutes and rank them")
     demo.add_argument("--seeds", type=positive, default=3, help="runs of each network, seeds 0, 1, ... (default: 3)")
     demo.add_argument("--runs", help="folder of all runs (default: runs)")
@@ -180,6 +200,14 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 0")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a user's mistake, 1 for anything else that failed."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -207,10 +235,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of a command; `settings` are what ablate and submit hand on to every run."""
+    """The options of a command; `settings` are what ablate, ensemble and submit hand on to every run."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("ablate", "submit"):
+    if rest and options.command not in ("ablate", "ensemble", "submit"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     options.arguments = arguments
@@ -227,6 +255,10 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.ablate import ablate
 
         return ablate
+    if name == "ensemble":
+        from benchmarks.ensemble import ensemble
+
+        return ensemble
     if name == "list":
         from benchmarks.leaderboard import show_recipes
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from benchmarks import results
 from benchmarks.callbacks import TrainingDivergedError, read_rows
 from benchmarks.notes import note
-from benchmarks.protocols import Evaluation, check_evaluation, check_protocols, find_protocol
+from benchmarks.protocols import Evaluation, MeanScores, check_evaluation, check_protocols, find_protocol, parts_of
 from benchmarks.published import Published
 from benchmarks.recipe import RecipeError, identity
 from benchmarks.runs import Run, RunError
@@ -146,15 +146,20 @@ def count_parameters(network: torch.nn.Module) -> int:
 
 def evaluate(cli: SuiteCLI, protocols: list[str]) -> dict[str, dict[str, float]]:
     """Errors of the network as it is, on every test image, under each protocol."""
-    expected = cli.datamodule.manifest("test").count
+    means = {name: MeanScores(len(parts_of(name))) for name in protocols if len(parts_of(name)) > 1}
     errors = {}
-    for protocol in protocols:
-        evaluation = Evaluation(cli.model, protocol, expected, cli.datamodule.eval_size)
-        view = cli.datamodule.viewed_as(find_protocol(protocol).view)
-        with view, quiet_warnings(), stoppable(cli.trainer):
-            cli.trainer.test(evaluation, datamodule=cli.datamodule, verbose=False)
-        errors[protocol] = evaluation.errors
-    return errors
+    for part in dict.fromkeys(part for name in protocols for part in parts_of(name)):
+        errors[part] = evaluate_once(cli, part, [mean for name, mean in means.items() if part in parts_of(name)])
+    return {name: means[name].errors if name in means else errors[name] for name in protocols}
+
+
+def evaluate_once(cli: SuiteCLI, protocol: str, means: Sequence[MeanScores] = ()) -> dict[str, float]:
+    """Errors under a protocol of one view, whose softmaxes are added to `means`."""
+    evaluation = Evaluation(cli.model, protocol, cli.datamodule.eval_size, means=means)
+    view = cli.datamodule.viewed_as(find_protocol(protocol).view)
+    with view, quiet_warnings(), stoppable(cli.trainer):
+        cli.trainer.test(evaluation, datamodule=cli.datamodule, verbose=False)
+    return evaluation.errors
 
 
 def summarise(

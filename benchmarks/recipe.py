@@ -1,4 +1,13 @@
-"""Recipes: one published result each, whole in one YAML file. Their names, contents and identity, without torch."""
+"""Recipes: one published result each, whole in one YAML file. Their names, contents and identity, without torch.
+
+Most train a network. An ensemble's recipe has `members` instead of model, data and trainer: recipes with their seeds,
+each a run of its own, or files of weights for a recipe's network.
+
+    members:
+    - recipe: imagenet/zfnet          # its name, or a file
+      seeds: [0, 1, 2, 3, 4]          # of its runs; or weights: FILE, instead of a run
+      protocol: 10crop                # only where claims say ens-N and not ens-N-PROTOCOL
+"""
 
 from __future__ import annotations
 
@@ -36,6 +45,7 @@ HARDWARE = frozenset(
 FILES = frozenset(["model.init_args.weights", "model.init_args.start_from"])
 
 PARTS = frozenset(["published", "model", "data", "trainer"])
+ENSEMBLE_PARTS = frozenset(["published", "members"])
 ARGUMENTS = frozenset(["seed_everything", "runs", "again", "ckpt_path"])  # of the command; in a run's own recipe.yaml
 
 
@@ -44,13 +54,51 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True)
+class Member:
+    """A network of an ensemble: the run of a recipe with a seed, or a recipe's network with weights from a file.
+
+    Args:
+        recipe: its name.
+        path: its file.
+        identity: hash of its settings, the content of the file of weights among them.
+        seed: of its run; None for weights from a file.
+        weights: the file.
+        protocol: how it is evaluated where the ensemble's protocol does not say.
+    """
+
+    recipe: str
+    path: Path
+    identity: str
+    seed: int | None = None
+    weights: str | None = None
+    protocol: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.recipe} seed {self.seed}" if self.weights is None else f"{self.recipe} with {self.weights}"
+
+    def settings(self) -> dict[str, Any]:
+        """What of it decides the ensemble's result; of weights the identity knows the content."""
+        found = {"recipe": self.recipe, "identity": self.identity, "seed": self.seed, "protocol": self.protocol}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A recipe as its file says. `name` is dataset/network, `settings` its flat model, data and trainer settings."""
+    """A recipe as its file says.
+
+    Args:
+        name: dataset/network.
+        path: its file.
+        settings: flat settings of model, data and trainer; of an ensemble, what identifies its `members`.
+        published: what its source claims.
+        members: the networks of an ensemble; none for a recipe that trains one.
+    """
 
     name: str
     path: Path
     settings: dict[str, Any]
     published: Published
+    members: tuple[Member, ...] = ()
 
     @property
     def dataset(self) -> str:
@@ -146,9 +194,13 @@ def load_recipe(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
-    if not isinstance(content, dict) or not set(content) >= PARTS:
-        raise RecipeError(f"{path} must have the four parts published, model, data and trainer: see {FOLDER}.")
-    if unknown := sorted(set(content) - PARTS - ARGUMENTS):
+    parts = ENSEMBLE_PARTS if isinstance(content, dict) and "members" in content else PARTS
+    if not isinstance(content, dict) or not set(content) >= parts:
+        raise RecipeError(
+            f"{path} must have the four parts published, model, data and trainer, or, for an ensemble, published and "
+            f"members: see {FOLDER}."
+        )
+    if unknown := sorted(set(content) - parts - (ARGUMENTS if parts is PARTS else set())):
         raise RecipeError(f"{path} has a part {', '.join(unknown)}, which does not exist: correct or remove it.")
     published = content.pop("published")
     try:
@@ -158,8 +210,47 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(
             f"{path}: the part `published` is not as it must be ({error}): see benchmarks/published.py."
         ) from None
+    if parts is ENSEMBLE_PARTS:
+        members = read_members(path, content["members"])
+        settings: dict[str, Any] = {"members": [member.settings() for member in members]}
+        return Recipe(recipe_name(path), path, settings, source, members)
     settings = flatten({part: content[part] for part in ("model", "data", "trainer")})
     return Recipe(recipe_name(path), path, by_content(settings), source)
+
+
+def read_members(path: Path, lines: Any) -> tuple[Member, ...]:
+    """The members that the recipe of an ensemble at `path` lists.
+
+    Raises:
+        RecipeError: fewer than two, one twice, a recipe that does not exist or is an ensemble, an unknown key.
+    """
+    members: list[Member] = []
+    for line in lines if isinstance(lines, list) else [lines]:
+        if not isinstance(line, dict) or "recipe" not in line or set(line) - {"recipe", "seeds", "weights", "protocol"}:
+            raise RecipeError(f"{path}: a member (={line}) must be recipe, with seeds or weights, and maybe protocol.")
+        recipe = load_recipe(find_recipe(str(line["recipe"])))
+        if recipe.members:
+            raise RecipeError(f"{path}: member {recipe.name} is an ensemble itself: list its members instead.")
+        seeds, weights = line.get("seeds"), line.get("weights")
+        whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+        if not (isinstance(weights, str) if seeds is None else whole and weights is None):
+            raise RecipeError(
+                f"{path}: member {recipe.name} must have either seeds (={seeds}), a list such as [0, 1, 2], or weights "
+                f"(={weights}), a file."
+            )
+        settings = recipe.settings
+        if weights is not None:
+            settings = by_content({**settings, "model.init_args.weights": weights})
+        for seed in seeds or [None]:
+            members.append(Member(recipe.name, recipe.path, identity(settings), seed, weights, line.get("protocol")))
+    if len(members) < 2:
+        raise RecipeError(f"{path} must have at least 2 members, it has {len(members)}: one network is no ensemble.")
+    found = [member.settings() | {"protocol": None} for member in members]
+    if twice := [str(member) for member, one in zip(members, found, strict=True) if found.count(one) > 1]:
+        raise RecipeError(f"{path} has member {twice[0]} more than once: leave the others out.")
+    if len({member.protocol is None for member in members}) > 1:
+        raise RecipeError(f"{path}: either all members must have a protocol of their own, or none.")
+    return tuple(members)
 
 
 def all_recipes() -> Iterator[Recipe]:

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +53,9 @@ class Result:
         commit: of the suite, and whether its working tree was clean; None where git does not know.
         finished: date and time, UTC.
         wandb_id: of the W&B run, if there was one.
+        members: of an ensemble, each network: its recipe, identity, seed or weights, its errors as measured here, and
+            the date of its own result. An ensemble has no training and no throughput of its own, `seed` counts its
+            repetitions with other members, and `parameters` are those of all members.
     """
 
     schema: int
@@ -74,6 +77,7 @@ class Result:
     commit: dict[str, Any]
     finished: str
     wandb_id: str | None = None
+    members: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -99,8 +103,9 @@ def read_result(path: Path) -> Result:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise ResultError(f"{path} has schema {found}, this suite reads {SCHEMA}")
-    known = {field.name for field in fields(Result)}
-    if wrong := sorted(known ^ set(content)):
+    known = {one.name for one in fields(Result)}
+    needed = {one.name for one in fields(Result) if one.default_factory is MISSING}
+    if wrong := sorted((needed - set(content)) | (set(content) - known)):
         raise ResultError(f"{path} lacks or adds {', '.join(wrong)}")
     for protocol, errors in content["errors"].items():
         if not {"top1_error", "top5_error", "wrong1", "wrong5", "count"} <= set(errors):

@@ -325,10 +325,25 @@ def name_files(arguments: list[str]) -> list[str]:
         if flag not in ("--config", "-c"):
             continue
         if equals:
-            found[index] = f"{flag}={find_recipe(value)}"
+            found[index] = f"{flag}={find_trained(value)}"
         elif index + 1 < len(found):
-            found[index + 1] = str(find_recipe(found[index + 1]))
+            found[index + 1] = str(find_trained(found[index + 1]))
     return found
+
+
+def find_trained(text: str) -> Path:
+    """The file that `text` names.
+
+    Raises:
+        RecipeError: there is none, or it is an ensemble.
+    """
+    path = find_recipe(text)
+    if any(line.startswith("members:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        raise RecipeError(
+            f"{text} is an ensemble, whose members are trained one by one: `python -m benchmarks ensemble {text}` "
+            "evaluates it and says which members are to be trained."
+        )
+    return path
 
 
 @contextmanager

@@ -12,11 +12,14 @@ import yaml
 from torch.utils.data import DataLoader
 
 from benchmarks import recipe as recipes
+from benchmarks.ensemble import check_claims
 from benchmarks.fit import count_parameters, protocols_of
 from benchmarks.recipe import Recipe, RecipeError, find_recipe, flatten, identity, load_recipe, recipe_paths
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 
 PATHS = recipe_paths()
+ENSEMBLES = [path for path in PATHS if load_recipe(path).members]
+TRAINABLE = [path for path in PATHS if path not in ENSEMBLES]
 
 
 def test_there_are_recipes() -> None:
@@ -27,7 +30,7 @@ def test_there_are_recipes() -> None:
 TRAINED: set[str] = set()  # networks that have taken their two steps, with the size of their images
 
 
-@pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
+@pytest.mark.parametrize("path", TRAINABLE, ids=recipes.recipe_name)
 def test_recipe_builds_counts_and_takes_two_steps(path: Path) -> None:
     """Recipes that differ in schedule or data only share the steps of the first of them.
 
@@ -64,6 +67,16 @@ def test_recipe_builds_counts_and_takes_two_steps(path: Path) -> None:
     TRAINED.add(network_of(cli.recipe, size))
 
 
+@pytest.mark.parametrize("path", ENSEMBLES, ids=recipes.recipe_name)
+def test_parameters_of_an_ensemble_are_those_of_its_members(path: Path) -> None:
+    """And their data modules show them the same images."""
+    recipe = load_recipe(path)
+    members = [load_recipe(member.path) for member in recipe.members]
+    assert recipe.published.parameters == sum(member.published.parameters for member in members)
+    assert len({member.settings["data.class_path"] for member in members}) == 1
+    assert [member.identity for member in recipe.members] == [member.identity for member in members]
+
+
 def network_of(recipe: Recipe, size: int) -> str:
     """The recipe's network and the size of its images, without what only decides how it is trained."""
     training = ("optimizer", "lr_scheduler", "lr_interval", "decay_norm", "decay_bias")
@@ -78,8 +91,8 @@ def test_recipe_says_what_a_reader_needs(path: Path) -> None:
     head = text.split("\npublished:")[0]
     for word in ("Paper", "Command", "Cost", "Expect"):
         assert re.search(rf"^# {word} ", head, re.MULTILINE), f"the opening comment must say {word}"
-    assert f"--config {recipe.name}" in head
-    assert protocols_of(recipe.published)
+    assert f"benchmarks {'ensemble' if recipe.members else 'fit --config'} {recipe.name}" in head
+    assert check_claims(recipe) if recipe.members else protocols_of(recipe.published)
     assert all(claim.tolerance > 0 and claim.tolerance_reason and claim.where for claim in recipe.published.claims)
     assert recipe.published.claims == [] or recipe.published.departures
 
