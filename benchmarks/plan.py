@@ -35,9 +35,12 @@ def plan(options: argparse.Namespace) -> int:
     """Print the plan.
 
     Raises:
-        RecipeError: there is no such recipe, or a rate is no rate.
+        RecipeError: there is no such recipe, it is an ensemble, or a rate is no rate.
     """
     recipe = load_recipe(find_recipe(options.recipe))
+    if recipe.members:
+        members = ", ".join(dict.fromkeys(member.recipe for member in recipe.members))
+        raise RecipeError(f"{recipe.name} is an ensemble and trains nothing: plan its members, {members}.")
     if options.images_per_s is not None and not options.images_per_s > 0:
         raise RecipeError(f"--images-per-s (={options.images_per_s}) must be more than 0.")
     results, _ = load_results([COMMITTED, runs_root(options.runs)])

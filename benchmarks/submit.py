@@ -131,7 +131,7 @@ def wanted(options: argparse.Namespace) -> list[str]:
 
 
 def not_reproduced() -> list[str]:
-    """Recipes with a claim of which no finished runs say that it is met."""
+    """Recipes with a claim of which no finished runs say that it is met; ensembles are no jobs of their own."""
     rows = gather([COMMITTED, runs_root()])
     met = {
         (row.recipe, row.protocol, row.metric)
@@ -141,7 +141,8 @@ def not_reproduced() -> list[str]:
     return [
         recipe.name
         for recipe in all_recipes()
-        if any((recipe.name, claim.protocol, claim.metric) not in met for claim in recipe.published.claims)
+        if not recipe.members
+        and any((recipe.name, claim.protocol, claim.metric) not in met for claim in recipe.published.claims)
     ]
 
 

@@ -15,6 +15,7 @@ import yaml
 from benchmarks import results
 from benchmarks.leaderboard import build_rows
 from benchmarks.recipe import RecipeError, all_recipes, find_recipe, load_recipe
+from benchmarks.submit import not_reproduced
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -238,6 +239,13 @@ def test_members_of_other_images_are_refused(bench: Bench, tmp_path: Path) -> No
 
 
 def test_an_ensemble_is_not_trained(bench: Bench) -> None:
+    status, _, err = bench("plan", "imagenet/zfnet_6")
+    assert (status, err) == (
+        2,
+        "error: imagenet/zfnet_6 is an ensemble and trains nothing: plan its members, imagenet/zfnet, "
+        "imagenet/zfnet_wide.\n",
+    )
+    assert not {recipe.name for recipe in all_recipes() if recipe.members} & set(not_reproduced())
     for command in ("fit", "test", "validate"):
         status, _, err = bench(command, "--config", "imagenet/alexnet_5", "--seed_everything", "0")
         assert (status, err) == (
