@@ -4,14 +4,15 @@
 #
 # Python never calls scontrol. On the signal before the time limit, fit writes a checkpoint at the end of a step and
 # leaves with status 75; this script then requeues the job, this task alone where it is one of an array. So it does
-# after a crash with a newer checkpoint than the job started from, and a few times after a kill. A mistake (status 2), a
-# diverged run and a crash without progress end the job.
+# after a crash with a newer checkpoint than the job started from, and a few times after a kill. A mistake, a run that
+# another process trains, a diverged run and a crash without progress end the job.
 #
 # There is no trap for SIGTERM: bash dies of it, so that `scancel` cancels. A script that answered it with a requeue
 # could not be cancelled.
 
 stopped=75            # exit status of fit: a checkpoint is written, and the run wants to go on
-restarts_of_a_kill=3  # after kills without any progress, which may be the node's fault, or for want of memory
+mistake=2 busy=69     # of a mistake of the user's, and where another process trains the run
+kills_without_progress=3 # in a row, that may be a node's fault; more may be for want of memory
 
 say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
 
@@ -77,6 +78,10 @@ noted() { # KEY: the last value noted under it
     sed -n "s/^$1 //p" "$ILSVRC_BENCH_NOTES" 2>/dev/null | tail -n 1
 }
 
+note() { # KEY VALUE
+    echo "$1 $2" >>"$ILSVRC_BENCH_NOTES"
+}
+
 state() { # KEY of the run's state.json
     local folder
     folder="$(noted folder)"
@@ -112,13 +117,19 @@ end() { # STATUS STEP_AT_THE_START
     say "fit ended with status $status; the run is ${now:-as it was}, at step $reached (step $before at the start)"
     if ((status == 0)); then exit 0; fi
     if [[ "$now" == finished ]]; then exit 0; fi # a task failed when all was written
-    if [[ "$(noted exit)" == 2 ]] || [[ -e "$folder/diverged.json" ]]; then exit "$status"; fi
+    case "$(noted exit)" in "$mistake" | "$busy") exit "$status" ;; esac
+    if [[ -e "$folder/diverged.json" ]]; then exit "$status"; fi
+    local kills
+    kills="$(noted kills)" kills="${kills:-0}" # since the last progress
     if ((status == stopped)) || [[ "$now" == stopped ]]; then
+        note kills 0
         requeue "stopped with a checkpoint"
     elif ((reached > before)); then
+        note kills 0
         requeue "failed, but got on"
-    elif ((status > 128 && restarts < restarts_of_a_kill)); then
-        requeue "killed"
+    elif ((status > 128 && kills < kills_without_progress)); then
+        note kills $((kills + 1))
+        requeue "killed without progress, $((kills + 1)) times in a row"
     fi
     exit "$status"
 }

@@ -120,6 +120,7 @@ def test_only_the_task_of_an_array_that_stopped_comes_back(stub: Callable[[str],
         ("state running 3; exit 1", "FAILED", 2, "requeued: failed, but got on"),  # the second start got no further
         ("touch $here/run/diverged.json; state running 3; exit 1", "FAILED", 1, "fit ended with status 1"),
         ("state finished 3; kill -9 $$", "COMPLETED", 1, "the run is finished"),
+        ("kill -9 $$", "FAILED", 4, "requeued: killed without progress, 3 times in a row"),
     ],
 )
 def test_what_a_failure_comes_to(
