@@ -14,7 +14,7 @@ from benchmarks.loader_files import Files
 PHOTOS = {"ours-tiled": "tiled.beton", "ours-jpg": "ffcv-jpg.beton", "ours-raw": "ffcv-raw.beton"}
 ARRAYS = {"ours-ffcv", "ours-resident"}
 REPEATS = 3  # of which the fastest counts
-IMAGES = {"imagenet": 256, "cifar10": 8192, "mnist": 8192}
+IMAGES = {"imagenet": 1024, "cifar10": 8192, "mnist": 8192}
 
 
 def work_per_image(names: list[str], files: Files, batch_size: int) -> dict[str, dict[str, float]]:
@@ -32,7 +32,7 @@ def photo_work(names: list[str], files: Files, batch_size: int) -> dict[str, dic
     from datamodules.ffcv_batches import FFCVBatches
 
     augmentation = photo_augmentation()
-    samples = np.arange(min(files.count, IMAGES["imagenet"]))
+    samples = np.random.default_rng(0).permutation(files.count)[: IMAGES["imagenet"]]
     images = np.zeros((batch_size, 224, 224, 3), np.uint8)
 
     def seconds(file: str) -> float:
