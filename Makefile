@@ -28,8 +28,9 @@ lint: setup  ## style and format; changes nothing
 types: setup  ## type annotations
 	$(PYTHON_HERE) -m mypy
 
-docs: setup  ## write the leaderboard into README.md
+docs: setup  ## write the leaderboard and the loaders' tables into README.md
 	$(PYTHON_HERE) -m benchmarks leaderboard --write README.md
+	$(PYTHON_HERE) -m benchmarks throughput --write README.md
 
 clean-runs:  ## delete runs/: checkpoints and logs; benchmarks/results stays
 	rm -rf runs

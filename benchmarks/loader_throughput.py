@@ -341,7 +341,7 @@ def heading(record: dict[str, Any]) -> str:
     return (
         f"{files['source']}{copies}; {record['task']}, batch {record['batch_size']}, {record['workers']} workers; "
         f"{rounds} {'rounds' if rounds > 1 else 'round'} in alternation on {record['hardware']['cores']} cores of "
-        f"{record['hardware']['name']}"
+        f"{record['hardware']['name']}, load {record['hardware']['load_before']:.1f} before"
     )
 
 

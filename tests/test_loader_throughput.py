@@ -58,7 +58,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "contestants": [one("theirs", False, [100, 50, 200]), one("ours", True, [300, 100, 800])],
         "work_seconds_per_image": {"ours": {"decode": 0.002, "resize": 0.0005, "copy": 0.0001}},
         "files": {"source": "photos", "count": 16, "distinct": 4},
-        "hardware": {"cores": 2, "name": "some processor"},
+        "hardware": {"cores": 2, "name": "some processor", "load_before": 0.5},
         **changes,
     }
 
@@ -77,6 +77,19 @@ def test_table_says_what_was_measured() -> None:
     assert table.index("the ours") < table.index("the theirs")
     assert "3.00" in table
     assert "ours is bound by decode: decode 60 %, resize 15 %, copy 3 %, rest 22 % of its processor time." in table
+
+
+def test_readme_tables_are_fresh() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    assert {one["dataset"] for one in committed()} >= {"cifar10", "mnist"}
+    assert text.split(BEGIN)[1].split(END)[0].strip() == as_markdown(committed()), "run `make docs`"
+
+
+def test_committed_measurements_are_of_committed_code_and_five_rounds() -> None:
+    for one in committed():
+        assert one["commit"]["clean"]
+        assert all(len(loader["rounds"]) >= 5 for loader in one["contestants"])
+        assert not one["skipped"]
 
 
 def test_readme_text_and_committed_files(bench: Bench, tmp_path: Path) -> None:
