@@ -4,15 +4,14 @@
 #
 # Python never calls scontrol. On the signal before the time limit, fit writes a checkpoint at the end of a step and
 # leaves with status 75; this script then requeues the job, this task alone where it is one of an array. So it does
-# after a crash with a newer checkpoint than the job started from, and a few times after a kill. A mistake, a run that
-# another process trains, a diverged run and a crash without progress end the job.
+# after a failure with a newer checkpoint than the job started from, and after a few failures in a row without. Where
+# the suite itself says why a run ends (a mistake, a loss that is not finite, another process that trains it), it ends.
 #
 # There is no trap for SIGTERM: bash dies of it, so that `scancel` cancels. A script that answered it with a requeue
 # could not be cancelled.
 
-stopped=75            # exit status of fit: a checkpoint is written, and the run wants to go on
-mistake=2 busy=69     # of a mistake of the user's, and where another process trains the run
-kills_without_progress=3 # in a row, that may be a node's fault; more may be for want of memory
+stopped=75                 # exit status of fit: a checkpoint is written, and the run wants to go on
+failures_without_progress=3 # in a row, which may be a node's or the network's fault; more are the run's own
 
 say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
 
@@ -72,6 +71,7 @@ open_notes() {
     if ((restarts == 0)); then rm -f -- "$ILSVRC_BENCH_NOTES"; fi # of another job with this number
     started="$folder/.$job.started"
     : >"$started"
+    note exit "" # of this start there is none yet
 }
 
 noted() { # KEY: the last value noted under it
@@ -117,19 +117,18 @@ end() { # STATUS STEP_AT_THE_START
     say "fit ended with status $status; the run is ${now:-as it was}, at step $reached (step $before at the start)"
     if ((status == 0)); then exit 0; fi
     if [[ "$now" == finished ]]; then exit 0; fi # a task failed when all was written
-    case "$(noted exit)" in "$mistake" | "$busy") exit "$status" ;; esac
-    if [[ -e "$folder/diverged.json" ]]; then exit "$status"; fi
-    local kills
-    kills="$(noted kills)" kills="${kills:-0}" # since the last progress
+    if [[ -n "$(noted exit)" ]]; then exit "$status"; fi # the suite knows why: to come back would not help
+    local failures
+    failures="$(noted failures)" failures="${failures:-0}" # since the last progress
     if ((status == stopped)) || [[ "$now" == stopped ]]; then
-        note kills 0
+        note failures 0
         requeue "stopped with a checkpoint"
     elif ((reached > before)); then
-        note kills 0
+        note failures 0
         requeue "failed, but got on"
-    elif ((status > 128 && kills < kills_without_progress)); then
-        note kills $((kills + 1))
-        requeue "killed without progress, $((kills + 1)) times in a row"
+    elif ((failures < failures_without_progress)); then
+        note failures $((failures + 1))
+        requeue "failed without progress, $((failures + 1)) in a row"
     fi
     exit "$status"
 }
