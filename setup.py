@@ -36,6 +36,10 @@ FFCV = [
     "setuptools>=77",  # ffcv imports distutils, which Python >= 3.12 has from setuptools only
 ]
 
+PARQUET = [
+    "pyarrow>=17,<27",  # ImageNet in Hugging Face's shards; 17: the first built for numpy 2 on every Python here
+]
+
 DEV = [
     "pytest>=8,<10",
     "ruff>=0.14,<1",
@@ -57,6 +61,6 @@ setup(
     package_dir={"": "."},  # an editable install is then one line in a .pth file, which type checkers follow
     python_requires=">=3.10,<3.14",
     install_requires=REQUIRED,
-    extras_require={"ffcv": FFCV, "dev": DEV, "all": FFCV + DEV},
+    extras_require={"ffcv": FFCV, "parquet": PARQUET, "dev": DEV + PARQUET, "all": FFCV + DEV + PARQUET},
     entry_points={"console_scripts": ["ilsvrc-bench = benchmarks.cli:main"]},
 )

@@ -66,6 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="that will read it: ffcv alone reads a .beton; auto (default) is ffcv for image files where FFCV is there",
     )
     prepare.add_argument("--num-classes", type=positive, help="classes of an ImageNet subset (default: the dataset's)")
+    prepare.add_argument("--workers", type=positive, help="processes that encode (default: every core)")
+    prepare.add_argument("--max-size", type=positive, help="image files: longest side stored, in pixels (default: 500)")
+    prepare.add_argument("--quality", type=positive, help="image files: JPEG quality, 1 to 95 (default: 90)")
+    prepare.add_argument("--mode", help="image files: jpg, raw (fast, large) or mixed (default: jpg)")
+    prepare.add_argument("--raw-share", type=float, help="image files: share stored raw by --mode mixed, such as 0.5")
+    prepare.add_argument(
+        "--corrupt",
+        help="image files that cannot be decoded: refuse, after all are found, or skip (default: refuse)",
+    )
+    prepare.add_argument("--dry-run", action="store_true", help="convert nothing: print disk, memory and time it takes")
 
     board = commands.add_parser("leaderboard", help="a table of results: error, seeds, verdict, images/s")
     board.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="default: table")
@@ -223,7 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         return command(options.command)(options)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished epoch.", file=sys.stderr)
+        print(
+            "stopped; the same command goes on from the last finished epoch, or the last image converted.",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         message, status = explain(error)

@@ -215,6 +215,8 @@ def dataset_record(cli: SuiteCLI, split: Any) -> dict[str, Any]:
     """What identifies the images of `split`, without the 1 000 names of its classes."""
     manifest = cli.datamodule.manifest(split)
     record = {"count": manifest.count, "classes": len(manifest.classes), "content": manifest.content}
+    if manifest.skipped:
+        record["skipped"] = manifest.skipped  # images that cannot be decoded: another test set is another result
     return record | {"sources": manifest.sources}
 
 

@@ -94,10 +94,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.cache = cache
         self.seed = seed
         self.settings = beton.BetonSettings()
+        self.corrupt: beton.WhenBroken = "refuse"
         self.train_size: int | Growth = image_size  # of what is cut from image files, as are the next two
         self.eval_size = self.eval_resize = image_size  # central crop, and short side before it is cut
         self.colour_noise = 0.0
         self.view = CENTRE
+        self._listed: dict[Split, ImageArray | ImageFiles] = {}
         self._originals: dict[Split, ImageArray | ImageFiles] = {}
         self._manifests: dict[Split, beton.Manifest] = {}
         self._residents: dict[tuple[Split, torch.device], Resident] = {}
@@ -147,14 +149,39 @@ class ImageDataModule(pl.LightningDataModule):
     def originals(self, split: Split) -> ImageArray | ImageFiles:
         """The originals of `split`, read once and checked against `num_classes`.
 
+        With `corrupt: skip`, image files that cannot be decoded are left out: the first time, every image is decoded
+        to find them.
+
         Raises:
             DataError: nothing is found, something is damaged, or the number of classes is another.
         """
         if split not in self._originals:
-            originals = self.read_originals(split)
-            self._check_classes(len(originals.classes), self.root_path())
+            originals = self.listed(split)
+            if isinstance(originals, ImageFiles) and self.corrupt == "skip":
+                originals = originals.without(list(self.broken(split)))
             self._originals[split] = originals
         return self._originals[split]
+
+    def listed(self, split: Split) -> ImageArray | ImageFiles:
+        """The originals of `split` with the image files that cannot be decoded, see `originals`."""
+        if split not in self._listed:
+            originals = self.read_originals(split)
+            self._check_classes(len(originals.classes), self.root_path())
+            self._listed[split] = originals
+        return self._listed[split]
+
+    def broken(self, split: Split) -> dict[int, str]:
+        """Numbers of the image files of `split` that cannot be decoded, and why; every image is tried, but only once.
+
+        Raises:
+            DataError: as `originals`, or the cache cannot be written.
+        """
+        originals = self.listed(split)
+        if isinstance(originals, ImageArray):
+            return {}
+        cache, root = cache_root(self.cache), self.root_path()
+        path = beton.checked_path(cache, self.name, split, root, self.variant())
+        return beton.find_broken(path, f"{self.name} {split}", originals, checked_workers(self.workers, 1))
 
     def _check_classes(self, found: int, place: Path) -> None:
         if found != self.num_classes:
@@ -194,9 +221,9 @@ class ImageDataModule(pl.LightningDataModule):
         path = self.beton_path(split)
         if path.exists() and beton.manifest_path(path).exists():
             return
-        originals = self.originals(split)
+        originals = self.listed(split)
         manifest = beton.describe(self.name, split, originals)
-        beton.convert(path, manifest, originals, self.settings, checked_workers(self.workers, 1))
+        beton.convert(path, manifest, originals, self.settings, checked_workers(self.workers, 1), self.corrupt)
 
     def manifest(self, split: Split) -> beton.Manifest:
         """What `split` holds. A .beton it is read from is checked, and DataError raised if that is damaged."""
@@ -204,6 +231,12 @@ class ImageDataModule(pl.LightningDataModule):
             if self.reads_beton(split):
                 manifest = beton.open_beton(self.beton_path(split))
                 self._check_classes(len(manifest.classes), self.beton_path(split))
+                if manifest.skipped and self.corrupt == "refuse":
+                    raise DataError(
+                        f"{self.beton_path(split)} lacks {len(manifest.skipped)} images that could not be decoded, "
+                        f"such as {manifest.skipped[0]}: train without them, which results tell, with --data.corrupt "
+                        f"skip; or fetch them again, and rm {self.beton_path(split)}"
+                    )
             else:
                 manifest = beton.describe(self.name, split, self.originals(split))
             self._manifests[split] = manifest

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from datamodules.augment import Augmentation, Growth, RandomResizedCrop, ScaleJitter
 from datamodules.base import ImageDataModule, Split
-from datamodules.beton import BetonSettings
+from datamodules.beton import BetonSettings, Mode, WhenBroken
 from datamodules.originals import ImageFiles, open_imagenet, open_imagenet_2010
 
 Crop = Literal["random_resized", "scale_jitter", "central_square"]
@@ -51,6 +51,11 @@ class ImageNet(ImageDataModule):
         classes: WordNet ids of the classes to use, such as n01440764; default: every class there is.
         max_size: longest side in pixels of an image in the .beton.
         quality: JPEG quality of an image in the .beton, 1 to 95.
+        mode: how images stand in the .beton: `jpg`; `raw`, as pixels, which is read several times faster and takes a
+            dozen times the bytes; or `mixed`, a share of them raw.
+        raw_share: share of the images that `mixed` stores raw, such as 0.5.
+        corrupt: what happens to images that cannot be decoded: `refuse` stops with all their names, `skip` leaves them
+            out of training and evaluation, and results say how many images there were.
         mean: per channel, subtracted from the pixels / 255.
         std: per channel, divides what is left.
         num_classes: number of classes the dataset must have.
@@ -75,6 +80,9 @@ class ImageNet(ImageDataModule):
         classes: list[str] | None = None,
         max_size: int = 500,
         quality: int = 90,
+        mode: Mode = "jpg",
+        raw_share: float | None = None,
+        corrupt: WhenBroken = "refuse",
         mean: list[float] = [0.485, 0.456, 0.406],  # noqa: B006  (never changed; shown by --help)
         std: list[float] = [0.229, 0.224, 0.225],  # noqa: B006
         num_classes: int = 1000,
@@ -104,7 +112,10 @@ class ImageNet(ImageDataModule):
         self.eval_size = eval_size
         self.eval_resize = eval_resize
         self.classes = classes
-        self.settings = BetonSettings(max_size=max_size, quality=quality)
+        if corrupt not in ("refuse", "skip"):
+            raise ValueError(f"corrupt (={corrupt!r}) must be refuse or skip.")
+        self.settings = BetonSettings(max_size, quality, mode, raw_share)
+        self.corrupt = corrupt
 
     def read_originals(self, split: Split) -> ImageFiles:
         return open_imagenet(self.root_path(), "train" if split == "train" else "val", self.classes)

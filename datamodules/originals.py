@@ -9,6 +9,7 @@ channels (1 gray, 3 red-green-blue).
 from __future__ import annotations
 
 import bz2
+import copy
 import gzip
 import hashlib
 import io
@@ -54,11 +55,23 @@ class ImageArray:
     sources: dict[str, str]
 
 
+class BrokenImage(DataError):
+    """One image of a dataset that cannot be read or decoded; `reason` says why in a few words."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.reason)  # across processes
+
+
 class ImageFiles:
     """A dataset that is decoded image by image, from files below a folder or from byte ranges of one tar.
 
     labels: int64 [N], an index into classes. sources: split -> the SHA-256 over the sorted lines "name size", which is
-    the same for a folder and for the tar it was unpacked from. Images are in class order, then by name.
+    the same for a folder and for the tar it was unpacked from. skipped: names of the images that were left out because
+    they cannot be decoded. Images are in class order, then by name.
 
     Can be pickled, forked and shared between threads: every read names its own place in the file, so there is no
     common offset to disturb.
@@ -69,13 +82,15 @@ class ImageFiles:
         flat = [image for of_one_class in images for image in of_one_class]
         self.labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(of_one_class) for of_one_class in images])
         self.classes = tuple(classes)
-        self.sources = {split: _index_sha256(flat)}
+        self.skipped: tuple[str, ...] = ()
+        self._split = split
         self._path = path
         # Arrays rather than lists: a million Python objects would be copied into every forked worker as it counts
         # references to them.
         self._names = np.array([os.fsencode(image.name) for image in flat], dtype=np.bytes_)
         self._offsets = np.array([image.offset for image in flat], dtype=np.int64)
         self._sizes = np.array([image.size for image in flat], dtype=np.int64)
+        self.sources = {split: self._listing_sha256()}
         self._open()
 
     def __len__(self) -> int:
@@ -85,6 +100,43 @@ class ImageFiles:
         """Class folder and file, such as "n01440764/n01440764_10026.JPEG", also for an image inside a tar."""
         return os.fsdecode(self._names[index].item())
 
+    def size(self, index: int) -> int:
+        """Bytes of the encoded image as listed; -1 where a listing does not say."""
+        return int(self._sizes[index])
+
+    def without(self, skipped: Sequence[int]) -> ImageFiles:
+        """The same dataset without the images of these numbers; the others keep their order.
+
+        Raises:
+            DataError: a class would be left without an image.
+        """
+        kept = np.ones(len(self), dtype=bool)
+        kept[list(skipped)] = False
+        left = copy.copy(self)
+        for name, column in self._columns().items():
+            setattr(left, name, column[kept])
+        left.skipped = self.skipped + tuple(self.name(int(index)) for index in np.flatnonzero(~kept))
+        left.sources = {self._split: left._listing_sha256()}
+        empty = [self.classes[label] for label in set(self.labels.tolist()) - set(left.labels.tolist())]
+        if empty:
+            raise DataError(
+                f"{self._path}: no image of {len(empty)} classes ({some(sorted(empty))}) can be decoded. Every class "
+                "must keep at least one: fetch these again."
+            )
+        return left
+
+    def listing_bytes(self) -> int:
+        """Bytes of memory that names, sizes and labels take, in every process that has them."""
+        return sum(column.nbytes for column in self._columns().values())
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The attributes that have one row per image."""
+        return {name: getattr(self, name) for name in ("labels", "_names", "_offsets", "_sizes")}
+
+    def _listing_sha256(self) -> str:
+        lines = sorted(b"%b %d\n" % line for line in zip(self._names.tolist(), self._sizes.tolist(), strict=True))
+        return hashlib.sha256(b"".join(lines)).hexdigest()
+
     def read(self, index: int) -> bytes:
         """The encoded bytes as stored. Raises DataError if the file has gone or is shorter than it was."""
         try:
@@ -92,29 +144,42 @@ class ImageFiles:
                 return (self._path / self.name(index)).read_bytes()
             stored = os.pread(self._descriptor, int(self._sizes[index]), int(self._offsets[index]))
         except OSError as error:
-            raise _unreadable(self._path / self.name(index), error) from error
+            refused = unreadable(self._path / self.name(index), error)
+            raise BrokenImage(str(refused), f"cannot be read: {error.strerror}") from error
         if len(stored) != self._sizes[index]:
-            raise DataError(
+            raise BrokenImage(
                 f"{self._path}: image {self.name(index)} ends after {len(stored)} bytes, its tar header says "
-                f"{self._sizes[index]}. The archive was cut off: fetch it again."
+                f"{self._sizes[index]}. The archive was cut off: fetch it again.",
+                f"ends after {len(stored)} of {self._sizes[index]} bytes",
             )
         return stored
 
     def decode(self, index: int) -> np.ndarray:
         """The image as uint8 [H, W, 3], RGB whatever it was stored as (gray, CMYK, a PNG that is named .JPEG).
 
-        The EXIF orientation is not applied: torchvision and FFCV do not apply it either, and neither did the papers.
-        Raises DataError, which names the file, for an image that is broken or cut off.
+        It becomes RGB by PIL's `convert`, as in torchvision. The EXIF orientation is not applied: torchvision and FFCV
+        do not apply it either, and neither did the papers. What PIL only warns of, such as the damaged EXIF of some of
+        ImageNet's photos, is decoded.
+
+        Raises:
+            BrokenImage: a DataError that names the file: it is broken or cut off, no image, or has more pixels than
+                PIL's limit against decompression bombs, 179 million.
         """
         stored = self.read(index)
         try:
-            with Image.open(io.BytesIO(stored)) as image:
-                return np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-            raise DataError(
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module="PIL")
+                with Image.open(io.BytesIO(stored)) as image:
+                    return np.array(image.convert("RGB"))
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file makes PIL raise nearly anything
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
+            raise BrokenImage(
                 f"{self._path}: image {self.name(index)} ({len(stored)} bytes) cannot be decoded: {reason}. Every "
-                "image must be whole: fetch this one again, or remove it from the dataset."
+                "image must be whole: fetch this one again, or leave it out: `python -m benchmarks prepare DATASET "
+                "--corrupt skip`.",
+                f"cannot be decoded: {reason}",
             ) from error
 
     def _open(self) -> None:
@@ -124,7 +189,7 @@ class ImageFiles:
             try:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise _unreadable(self._path, error) from error
+                raise unreadable(self._path, error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_descriptor"}
@@ -145,11 +210,6 @@ class StoredImage(NamedTuple):
     name: str
     size: int
     offset: int
-
-
-def _index_sha256(images: Sequence[StoredImage]) -> str:
-    lines = sorted(os.fsencode(f"{image.name} {image.size}\n") for image in images)
-    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 # Where things are kept ------------------------------------------------------------------------------------------------
@@ -252,7 +312,7 @@ def _read_packed(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _unpack(found: Found, packed: bytes) -> bytes:
@@ -267,13 +327,14 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's refusal; gzip's errors have no number
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         raise DataError(
             f"{path} cannot be unpacked: {error}. It is damaged or cut off: delete it and fetch it again."
         ) from error
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What the system's refusal to read a file or folder is to the user."""
     return DataError(
         f"{path} cannot be read: {error.strerror}. It must be there and readable to this user: restore it, or correct "
         "its permissions."
@@ -673,16 +734,18 @@ def _unpickle_checked(batch: Content, md5: str) -> dict[str, Any]:
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 IMAGENET_TAR = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+PARQUET = {"train": "train", "val": "validation"}  # Hugging Face's names of the splits
 IMAGENET_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 def open_imagenet(root: Path, split: Literal["train", "val"], classes: Sequence[str] | None) -> ImageFiles:
-    """ImageNet, or any dataset laid out like it: a folder per class below train and val, or the official tars.
+    """ImageNet, or any dataset laid out like it: a folder per class, the official tars, or Hugging Face's parquet.
 
     Tried in this order in root, then in root/imagenet, then (only where there is no root/imagenet) in
     root/imagenet-sample: the folder train (val), then the file ILSVRC2012_img_train.tar (ILSVRC2012_img_val.tar, whose
-    labels are in ILSVRC2012_devkit_t12.tar.gz beside it). Tars are indexed by their headers and read in place.
+    labels are in ILSVRC2012_devkit_t12.tar.gz beside it), then the shards train-*.parquet (validation-*.parquet) in
+    data or beside it. Tars and shards are indexed by their headers and read in place.
 
     classes: the class folders (wnids) to keep, numbered in the order given; None: all, sorted. Files that are no images
     by their suffix, and hidden ones, are passed over. Raises DataError if there is no such dataset, a class is unknown
@@ -697,12 +760,17 @@ def open_imagenet(root: Path, split: Literal["train", "val"], classes: Sequence[
             return _open_folder(place / split, split, classes)
         if (place / IMAGENET_TAR[split]).is_file():
             return _open_tar(place / IMAGENET_TAR[split], split, classes)
+        for folder in (place / "data", place):
+            if shards := sorted(folder.glob(f"{PARQUET[split]}-*.parquet")):
+                from datamodules.parquet_shards import open_parquet
+
+                return open_parquet(shards, split, classes)
     devkit = f" and {IMAGENET_DEVKIT}" if split == "val" else ""
     raise _not_found(
         f"ImageNet {split}",
-        [f"{place}/{{{split}/, {IMAGENET_TAR[split]}}}" for place in places],
+        [f"{place}/{{{split}/, {IMAGENET_TAR[split]}, data/{PARQUET[split]}-*.parquet}}" for place in places],
         "It is not downloaded: its terms want everyone to register, at https://image-net.org.",
-        f"{IMAGENET_TAR[split]}{devkit}, or the folder {split}/<class>/*.JPEG,",
+        f"{IMAGENET_TAR[split]}{devkit}, or the folder {split}/<class>/*.JPEG, or data/{PARQUET[split]}-*.parquet,",
         root / "imagenet",
     )
 
@@ -730,26 +798,31 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def _choose(available: Sequence[str], classes: Sequence[str] | None, path: Path) -> list[str]:
-    """The classes to keep, in the order asked for; all of them, sorted, if nothing was asked for."""
+def choose_classes(available: Sequence[str], classes: Sequence[str] | None, path: Path) -> list[str]:
+    """The classes to keep, in the order asked for; all of them, sorted, if nothing was asked for.
+
+    Raises:
+        DataError: one that was asked for is not available or asked for twice, or none was.
+    """
     if classes is None:
         return sorted(available)
     unknown = sorted(set(classes) - set(available))
     if unknown:
         raise DataError(
-            f"{path}: there is no class {', '.join(unknown)} among its {len(available)} ({_some(sorted(available))}). "
+            f"{path}: there is no class {', '.join(unknown)} among its {len(available)} ({some(sorted(available))}). "
             "Every class asked for must be there: correct the list of classes, or add the images."
         )
     repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     if repeated or not classes:
         raise DataError(
-            f"{path}: classes (={_some(classes)}) must name each class once, and at least one. Correct the list, or "
+            f"{path}: classes (={some(classes)}) must name each class once, and at least one. Correct the list, or "
             "leave it out to get every class."
         )
     return list(classes)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, for a message, and how many there are more."""
     return ", ".join(names[:5]) + (f", ... {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
 
 
@@ -757,7 +830,7 @@ def _collect(path: Path, split: str, classes: Sequence[str], images: Sequence[Se
     empty = [name for name, of_one_class in zip(classes, images, strict=True) if not of_one_class]
     if empty:
         raise DataError(
-            f"{path}: {len(empty)} of {len(classes)} classes hold no image ({_some(empty)}). Every class must hold at "
+            f"{path}: {len(empty)} of {len(classes)} classes hold no image ({some(empty)}). Every class must hold at "
             f"least one file that ends in {', '.join(IMAGE_SUFFIXES)}: add it, or remove the empty class."
         )
     return ImageFiles(path, split, classes, images)
@@ -772,11 +845,11 @@ def _open_folder(folder: Path, split: str, classes: Sequence[str] | None) -> Ima
                 f"{folder}: holds no class folders, must hold one per class, such as n01440764/. Sort the images into "
                 "folders, or remove this one and put the official tar file of ILSVRC-2012 where it was."
             )
-        chosen = _choose(available, classes, folder)
+        chosen = choose_classes(available, classes, folder)
         with ThreadPoolExecutor(max_workers=16) as pool:  # a million sizes, each a round trip on a network disk
             images = list(pool.map(lambda name: _list_folder(folder, name), chosen))
     except OSError as error:
-        raise _unreadable(Path(error.filename or folder), error) from error
+        raise unreadable(Path(error.filename or folder), error) from error
     return _collect(folder, split, chosen, images)
 
 
@@ -802,7 +875,7 @@ def _index_train_tar(
             f"{path}: holds no <wnid>.tar, must hold one per class. This is not ILSVRC's training archive: fetch that, "
             "or remove this one."
         )
-    chosen = _choose(list(inner), classes, path)
+    chosen = choose_classes(list(inner), classes, path)
     return chosen, [_list_inner_tar(archive, name, inner[name]) for name in chosen]
 
 
@@ -846,7 +919,7 @@ def _index_val_tar(
     for member in members:
         wnid = wnids[_val_number(path, member.name, len(wnids)) - 1]
         by_class[wnid].append(_stored_image(wnid, member, 0))
-    chosen = _choose(list(by_class), classes, path)
+    chosen = choose_classes(list(by_class), classes, path)
     return chosen, [sorted(by_class[name]) for name in chosen]
 
 

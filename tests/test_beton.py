@@ -8,10 +8,13 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +30,14 @@ from datamodules.files import write_whole
 from datamodules.originals import DataError, ImageArray, ImageFiles, open_imagenet
 
 SETTINGS = BetonSettings()
+SETTINGS_OF_EVERY_KIND = (
+    BetonSettings(),
+    BetonSettings(max_size=400),
+    BetonSettings(quality=95),
+    BetonSettings(mode="raw"),
+    BetonSettings(mode="mixed", raw_share=0.5),
+    BetonSettings(mode="mixed", raw_share=0.25),
+)
 REMEDY = "benchmarks prepare"
 
 spawn = multiprocessing.get_context("spawn")
@@ -83,6 +94,7 @@ def test_manifest_of_a_case_done_by_hand() -> None:
         std=None,
         content=hashlib.sha256(stored).hexdigest(),
         sources={"tiny.bin": "ff"},
+        per_class=[1, 1],
     )
 
 
@@ -121,11 +133,11 @@ def test_every_setting_has_a_file_of_its_own(tmp_path: Path) -> None:
         beton.beton_path(tmp_path, dataset, split, settings, root, variant)
         for dataset in ("mnist", "cifar10")
         for split in ("train", "test")
-        for settings in (BetonSettings(), BetonSettings(max_size=400), BetonSettings(quality=95))
+        for settings in SETTINGS_OF_EVERY_KIND
         for root in (tmp_path / "a", tmp_path / "b")
         for variant in ("", "8")
     }
-    assert len(paths) == 2 * 2 * 3 * 2 * 2
+    assert len(paths) == 2 * 2 * len(SETTINGS_OF_EVERY_KIND) * 2 * 2
     same = beton.beton_path(tmp_path, "mnist", "train", BetonSettings(500, 90), tmp_path / "b" / ".." / "a", "")
     assert same in paths
     assert {path.parent for path in paths} == {tmp_path / "beton"}
@@ -405,11 +417,11 @@ def test_the_remedy_mends_what_it_is_for(written: Path) -> None:
 def full_after(count: int) -> Callable[..., Iterator[Any]]:
     """Images, and then no room left for the next."""
 
-    def encoded(originals: ImageArray) -> Iterator[tuple[int, int, np.ndarray]]:
+    def encoded(originals: ImageArray) -> Iterator[np.ndarray]:
         for number, image in enumerate(originals.images):
             if number == count:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            yield image.shape[0], image.shape[1], image.reshape(-1)
+            yield image.reshape(-1)
 
     return encoded
 
@@ -477,14 +489,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "ILSVRC_BENCH_CACHE" in message
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
-def test_a_cache_without_permission_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        message = error_of(lambda: write(tmp_path / "beton" / "some.beton", some_arrays()))
-    finally:
-        tmp_path.chmod(0o700)
-    assert "cannot be written (Permission denied)" in message
+def test_a_cache_without_permission_is_named() -> None:
+    with without_privileges() as folder:
+        (folder / "cache").mkdir(mode=0o555)
+        become_nobody()
+        message = error_of(lambda: write(folder / "cache" / "beton" / "some.beton", some_arrays()))
+        assert "cannot be written (Permission denied)" in message
 
 
 def test_too_little_space_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,37 +508,107 @@ def test_too_little_space_is_refused_before_the_first_byte(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("needs_ffcv")
-def test_an_image_larger_than_a_page_is_refused_by_name(tmp_path: Path) -> None:
-    arrays = some_arrays(count=1, height=1700, width=1700)  # 8.67 MB, a page is 8.39
-    message = error_of(lambda: write(tmp_path / "some.beton", arrays))
-    assert "image 0 takes 8670000 bytes, more than the 8388608 of a page" in message
+def test_images_larger_than_a_page_have_larger_pages(tmp_path: Path) -> None:
+    """8.67 MB each, FFCV's page is 8.39."""
+    from ffcv.reader import Reader
+
+    arrays = some_arrays(count=2, height=1700, width=1700)
+    path = write(tmp_path / "some.beton", arrays)
+    reader = Reader(str(path))
+    assert reader.page_size == 1 << 24
+    content = path.read_bytes()
+    for image, pointer in zip(arrays.images, reader.metadata["f0"], strict=True):
+        assert content[pointer : pointer + image.nbytes] == image.tobytes()
+        assert pointer >> 24 == (pointer + image.nbytes - 1) >> 24
+
+
+@pytest.mark.parametrize(("max_size", "page"), [(1, 23), (500, 23), (1600, 23), (1700, 24), (4000, 26), (16384, 30)])
+def test_any_image_fits_in_a_page(max_size: int, page: int) -> None:
+    settings = BetonSettings(max_size)
+    assert settings.page_bytes == 1 << page
+    assert settings.page_bytes >= 3 * max_size**2 + 65536
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [
+        ({"max_size": 0}, r"max_size \(=0\) must be 1 to 16384"),
+        ({"max_size": 16385}, r"max_size \(=16385\) must be 1 to 16384"),
+        ({"quality": 96}, r"quality \(=96\) must be 1 to 95"),
+        ({"mode": "png"}, r"mode \(='png'\) must be jpg, raw or mixed"),
+        ({"mode": "mixed"}, r"raw_share \(=None\) must lie between 0 and 1"),
+        ({"mode": "mixed", "raw_share": 1.0}, r"raw_share \(=1.0\) must lie between 0 and 1"),
+        ({"raw_share": 0.5}, r"raw_share \(=0.5\) needs mode mixed"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(settings: dict[str, Any], because: str) -> None:
+    with pytest.raises(ValueError, match=because):
+        BetonSettings(**settings)
+
+
+def test_a_label_that_is_no_class_is_refused_before_the_first_byte(tmp_path: Path) -> None:
+    arrays = some_arrays()
+    for wrong in (4, -1):
+        arrays.labels[7] = wrong
+        message = error_of(lambda: write(tmp_path / "some.beton", arrays))
+        assert f"image 7 has the label {wrong}" in message
+        assert "outside 0 to 3" in message
     assert names_in(tmp_path) == set()
 
 
-@pytest.mark.usefixtures("needs_ffcv")
-def test_an_image_file_larger_than_a_page_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beton, "PAGE_BYTES", 1 << 12)
-    files = tree_of_jpegs(tmp_path, [(8, 8), (400, 400)])
-    message = error_of(lambda: write(tmp_path / "out" / "some.beton", files))
-    assert "image class1/1.JPEG takes" in message
-    assert "more than the 4096 of a page: lower the maximal size or the quality" in message
-    assert names_in(tmp_path / "out") == set()
+def test_a_stored_label_that_is_no_class_is_refused(written: Path) -> None:
+    from ffcv.reader import Reader
+
+    at = layout(written)
+    label = at.index + 7 * at.row + Reader(str(written)).metadata.dtype.fields["f1"][1]
+    for value in (4, 2**64 - 1):
+        forge(written, lambda content, value=value: put(content, label, value))  # type: ignore[misc]
+        message = assert_refused(written, "image 7 has the label")
+        assert "outside 0 to 3" in message
+
+
+@contextmanager
+def without_privileges() -> Iterator[Path]:
+    """A folder that everybody may read, seen by a user whom permissions bind."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        subprocess.run(["chmod", "-R", "u+rwX", str(folder)], check=True)
+        shutil.rmtree(folder)
+
+
+def become_nobody() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
 
 
 @pytest.mark.usefixtures("needs_ffcv")
-@pytest.mark.parametrize("damage", ["cut off", "no image", "gone"])
-def test_an_image_that_cannot_be_decoded_is_named_and_nothing_is_left(tmp_path: Path, damage: str) -> None:
-    files = tree_of_jpegs(tmp_path, [(30, 40)] * 6)
-    broken = tmp_path / "train" / "class1" / "3.JPEG"
-    if damage == "cut off":
-        broken.write_bytes(broken.read_bytes()[:-300])
-    elif damage == "no image":
-        broken.write_bytes(b"<html>404</html>")
-    else:
-        broken.unlink()
-    message = error_of(lambda: write(tmp_path / "out" / "some.beton", files))
-    assert "class1/3.JPEG" in message
-    assert names_in(tmp_path / "out") == set()
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_file_that_may_not_be_read_is_named(closed: str) -> None:
+    with without_privileges() as folder:
+        path = write(folder / "cache" / "some.beton", some_arrays())
+        for entry in (path.parent, path, manifest_path(path)):
+            entry.chmod(0o755)
+        (path if closed == "file" else path.parent).chmod(0)
+        become_nobody()
+        message = error_of(lambda: open_beton(path))
+        assert f"{path} cannot be read (Permission denied)" in message
+        assert "correct the permissions" in message
+
+
+def test_a_class_folder_that_may_not_be_read_is_named() -> None:
+    with without_privileges() as folder:
+        tree_of_jpegs(folder, [(8, 8)] * 4)
+        (folder / "train" / "class1").chmod(0)
+        become_nobody()
+        message = error_of(lambda: open_imagenet(folder, "train", None))
+        assert f"{folder / 'train' / 'class1'} cannot be read: Permission denied" in message
+        assert "correct its permissions" in message
 
 
 # Several processes ----------------------------------------------------------------------------------------------------
