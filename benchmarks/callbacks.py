@@ -51,6 +51,14 @@ class DivergenceGuard(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look once more, at the weights too: the last step may have spoilt them."""
+        self.check(trainer, pl_module)
+
+    def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look now, before a checkpoint is written.
+
+        Raises:
+            TrainingDivergedError: a loss or a weight is not finite.
+        """
         self._stop_if_bad(trainer)
         for name, weight in pl_module.named_parameters():
             if not torch.isfinite(weight).all():
@@ -96,6 +104,16 @@ class EpochTable(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
+        self.rate = 0.0  # before the schedule's step at the end of the epoch
+        self.validation: dict[str, float] = {}  # of this epoch; Lightning keeps it for the epochs after it
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this epoch's row will hold of what has passed."""
+        return {"rate": self.rate, "validation": self.validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self.rate, self.validation = state_dict["rate"], state_dict["validation"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of epochs that the checkpoint has behind it."""
@@ -105,18 +123,16 @@ class EpochTable(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate before the schedule's step, and that nothing is validated yet."""
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.validated = False
+        self.validation = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the errors of validation are this epoch's; Lightning keeps them for the epochs after it."""
-        self.validated = True
+        """Note the errors of a validation in this epoch."""
+        self.validation = self._columns(trainer, "val/")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add this epoch's row and write the file anew, whole."""
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name in self.COLUMNS}
-        if not self.validated:
-            found = {name: value for name, value in found.items() if not name.startswith("val/")}
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self.rate, **found}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self.rate}
+        row |= {**self._columns(trainer, "train/"), **self.validation, **self._columns(trainer, "perf/")}
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         log.info("epoch %s", describe_epoch(row, trainer.max_epochs))
         if trainer.is_global_zero:
@@ -125,6 +141,11 @@ class EpochTable(Checkpoint):
             writer.writeheader()
             writer.writerows(self.rows)
             write_whole(self.path, text.getvalue())
+
+    def _columns(self, trainer: pl.Trainer, stage: str) -> dict[str, float]:
+        """What was last logged of `stage`."""
+        found = trainer.callback_metrics.items()
+        return {name: float(value) for name, value in found if name in self.COLUMNS and name.startswith(stage)}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -1,8 +1,13 @@
-"""Checkpoints: one per run, after every epoch, replaced in one step."""
+"""Checkpoints: the newest of a run and the one before it, replaced in one step, whole or refused.
+
+A checkpoint is a zip file, as torch writes it, with a checksum of every part; `fault` reads them all.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,23 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from benchmarks.runs import RunError
+
+log = logging.getLogger("benchmarks")
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name, syncs, renames.
+    """Writes beside the final name, syncs, renames; keeps the checkpoint before as `previous.ckpt`.
 
     Lightning writes to the system's temporary folder and moves the file from there, which is a copy that can be cut
     short where the run folder is on another file system.
+
+    Args:
+        whole: a checkpoint that is known to be whole, and thus worth keeping when another takes its name.
     """
+
+    def __init__(self, whole: Path | None = None) -> None:
+        self.whole = whole
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save `checkpoint` at `path`; a process killed meanwhile leaves the previous one."""
@@ -28,9 +43,57 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if self.whole == target and target.exists():
+                os.replace(target, previous(target))
             os.replace(unfinished, target)
+            sync_folder(target.parent)
         finally:
             unfinished.unlink(missing_ok=True)
+        self.whole = target
+
+
+def sync_folder(folder: Path) -> None:
+    """Let renames in `folder` survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint is kept that was at `path` before."""
+    return path.with_name("previous.ckpt")
+
+
+def newest(path: Path) -> Path | None:
+    """The checkpoint to go on from: that at `path`, or the one before it if that is damaged; None if there is none.
+
+    Raises:
+        RunError: there is one, or there are two, and none is whole.
+    """
+    found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
+    faults: list[str] = []
+    for candidate in found:
+        why = fault(candidate)
+        if not why:
+            if faults:
+                log.warning("%s: going on from the one before, %s.", "; ".join(faults), candidate)
+            return candidate
+        faults.append(f"{candidate} is not a whole checkpoint ({why})")
+    if faults:
+        raise RunError(f"{'; '.join(faults)}: remove {path.parent} to train from the start.")
+    return None
+
+
+def fault(path: Path) -> str:
+    """What is wrong with the checkpoint at `path`, by its own checksums; empty if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except Exception as error:  # whatever a damaged name or size makes of it
+        return f"{type(error).__name__}: {error}"
+    return f"its part {damaged} has another checksum" if damaged else ""
 
 
 def last_epoch(path: Path) -> ModelCheckpoint:

@@ -219,7 +219,10 @@ def natural(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 1 for anything else that failed."""
+    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 1 for what failed.
+
+    69 says that another process trains the run; `benchmarks.signals` has those of runs that were stopped.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments and arguments[0] in TRAINING:
@@ -234,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         return command(options.command)(options)
     except KeyboardInterrupt:
         print(
-            "stopped; the same command goes on from the last finished epoch, or the last image converted.",
+            "stopped; the same command goes on from its last checkpoint, or the last image converted.",
             file=sys.stderr,
         )
         return 130

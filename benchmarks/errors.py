@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+BUSY = 69  # EX_UNAVAILABLE of sysexits.h: another process is training the run
+
 
 def explain(error: Exception) -> tuple[str | None, int]:
     """The message and exit status of an error that the suite foresees; None for one that deserves its traceback.
@@ -11,8 +13,10 @@ def explain(error: Exception) -> tuple[str | None, int]:
     Compares names of types, so that no module is imported only to be compared with.
     """
     mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "MisconfigurationException"}
-    failures = {"TrainingDivergedError", "MiscountError"}
+    failures = {"TrainingDivergedError", "MiscountError", "LeaseLostError"}
     names = {cls.__name__ for cls in type(error).__mro__}
+    if "RunBusyError" in names:
+        return str(error), BUSY
     if "ArgumentError" in names:
         return parse_message(str(error)), 2
     if names & mistakes:

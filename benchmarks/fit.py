@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from benchmarks import results
+from benchmarks import results, signals
 from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.checkpoints import newest, previous
+from benchmarks.lease import Lease
+from benchmarks.lifecycle import without_signals
 from benchmarks.notes import note
 from benchmarks.protocols import Evaluation, MeanScores, check_evaluation, check_protocols, find_protocol, parts_of
 from benchmarks.published import Published
@@ -35,25 +39,87 @@ def main(command: str, arguments: list[str]) -> int:
 
 
 def fit(arguments: list[str]) -> int:
-    """Train a recipe with a seed, evaluate it, write its result; go on where it stopped, skip it when finished."""
+    """Train a recipe with a seed, evaluate it, write its result; go on where it stopped, skip it when finished.
+
+    Raises:
+        RunStopped: a signal asked it to stop, and it can be gone on with.
+    """
     started = time.perf_counter()
-    cli = SuiteCLI("fit", arguments)
-    protocols = protocols_of(cli.recipe.published)
-    run = cli.run
-    note("folder", run.folder.resolve())
-    if run.result.exists() and not cli.config.again:
-        result = results.read_result(run.result)
-        if set(protocols) <= set(result.errors):
-            print(f"finished: {describe(result)}. Files: {run.folder}. --again trains it anew.")
+    with signals.listening():
+        cli = SuiteCLI("fit", arguments)
+        protocols = protocols_of(cli.recipe.published)
+        note("folder", cli.run.folder.resolve())
+        if not cli.config.again and is_finished(cli.run, protocols):
             return 0
-    check_options(cli)
-    with run.locked() if is_first_process() else nullcontext():
-        if cli.config.again and is_first_process():
-            run.set_aside()
-        run.make()
-        with logged(run.log) if is_first_process() else nullcontext(), divergence_recorded(run):
-            train(cli, protocols, started)
+        check_options(cli)
+        with taken(cli.run, cli.config.wait) as lease:
+            if not cli.config.again and is_finished(cli.run, protocols):  # by a process that was waited for
+                return 0
+            if cli.config.again and is_first_process():
+                cli.run.set_aside()
+            cli.run.make()
+            with recorded(cli.run), divergence_recorded(cli.run):
+                train(cli, protocols, started, lease)
     return 0
+
+
+def is_finished(run: Run, protocols: list[str]) -> bool:
+    """Whether there is a result under every protocol; says so."""
+    if not run.result.exists():
+        return False
+    result = results.read_result(run.result)
+    if not set(protocols) <= set(result.errors):
+        return False
+    if is_first_process():
+        print(f"finished: {describe(result)}. Files: {run.folder}. --again trains it anew.")
+    return True
+
+
+@contextmanager
+def taken(run: Run, wait: bool) -> Iterator[Lease | None]:
+    """The run's lock, which the first process holds for all ranks; the others wait until it does.
+
+    Raises:
+        RunBusyError: another process is training this run, and `wait` is false.
+    """
+    if is_first_process():
+        with run.locked(wait) as lease:
+            yield lease
+    else:
+        run.wait_for_first_rank(wait)
+        yield None
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """Keep log.txt and state.json; other ranks than the first leave quietly where the run stops.
+
+    With status 0, for whoever started them ends all ranks at once when one fails, the first before it has finished.
+    """
+    if not is_first_process():
+        try:
+            yield
+        except signals.RunStopped:
+            raise SystemExit(0) from None
+        return
+    run.write_state("running")
+    with logged(run.log):
+        try:
+            yield
+        except signals.RunStopped as stopped:
+            run.write_state("stopped", signal=stopped.signal)
+            step = run.read_state()["step"]
+            log.info("stopped by %s; goes on after step %d", stopped.signal, step)
+            print(f"stopped by {stopped.signal}; the same command goes on after step {step}.", file=sys.stderr)
+            raise
+        except KeyboardInterrupt:
+            run.write_state("stopped", signal="SIGINT")
+            log.info("interrupted")
+            raise
+        except BaseException as error:
+            run.write_state("failed", why=f"{type(error).__name__}: {error}")
+            log.exception("failed")
+            raise
 
 
 @contextmanager
@@ -90,24 +156,26 @@ def check_options(cli: SuiteCLI) -> None:
         raise RunError(f"--again cannot be given to several tasks at once: move {cli.run.folder} away by hand first.")
 
 
-def train(cli: SuiteCLI, protocols: list[str], started: float) -> None:
+def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | None) -> None:
     """Train from the run's checkpoint, or from the start; evaluate; write the result."""
     run = cli.run
     code = results.commit()
+    signals.stop_at_once()
     if is_first_process():
         run.remove_leftovers()
-    cli.resumed = run.checkpoint.exists()
-    if cli.resumed:
-        check_checkpoint(run.checkpoint)
-    cli.build(cli.callbacks())
+    cli.resume_from = newest(run.checkpoint)
+    if cli.resume_from:
+        check_checkpoint(cli.resume_from)
+    cli.build(cli.callbacks(lease))
+    without_signals(cli.trainer)
     check_size(cli)
     check_evaluation(protocols, cli.model, cli.datamodule)
     if cli.trainer.is_global_zero:
         run.resolved_recipe.write_text(cli.recipe_text(), encoding="utf-8")
         loader, why = cli.datamodule.chosen_loader
-        log.info("%s: loader %s (%s), %s", run.folder, loader, why, "resumed" if cli.resumed else "new")
+        log.info("%s: loader %s (%s), %s", run.folder, loader, why, "resumed" if cli.resume_from else "new")
     with quiet_warnings(), stoppable(cli.trainer):
-        checkpoint = str(run.checkpoint) if cli.resumed else None
+        checkpoint = str(cli.resume_from) if cli.resume_from else None
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     before = time.perf_counter()
     errors = evaluate(cli, protocols)
@@ -115,6 +183,8 @@ def train(cli: SuiteCLI, protocols: list[str], started: float) -> None:
         now = time.perf_counter()
         result = summarise(cli, errors, read_rows(run.metrics), code, total=now - started, evaluation=now - before)
         results.write_result(run.result, result)
+        previous(run.checkpoint).unlink(missing_ok=True)
+        run.write_state("finished", step=cli.trainer.global_step, epoch=cli.trainer.current_epoch)
         print(f"done: {describe(result)} in {result.seconds['total']:.0f} s. Files: {run.folder}")
 
 
@@ -178,7 +248,7 @@ def summarise(
     """
     spent = {name: sum(float(row[f"perf/{name}"]) for row in rows) for name in ("train", "data_wait", "validation")}
     seconds = {"train": spent["train"], "data_wait": spent["data_wait"], "evaluation": evaluation + spent["validation"]}
-    if not cli.resumed:
+    if not cli.resume_from:
         seconds["setup"] = total - seconds["train"] - seconds["evaluation"]
     seconds["total"] = seconds["train"] + seconds["evaluation"] + seconds.get("setup", 0.0)
     last = {name: float(value) for name, value in rows[-1].items() if value and name.startswith(("train/", "val/"))}
@@ -316,10 +386,13 @@ def stoppable(trainer: pl.Trainer) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: for Ctrl-C.
+        RunStopped: the run stopped for a signal, and can be gone on with.
         SystemExit: with 143 for SIGTERM, as a shell reports it.
     """
     try:
         yield
+    except signals.RunStopped:
+        raise
     except SystemExit as leaving:
         if trainer.received_sigterm:
             raise SystemExit(143) from None
@@ -344,9 +417,6 @@ def logged(path: Path) -> Iterator[None]:
     log.setLevel(logging.INFO)
     try:
         yield
-    except BaseException:
-        log.exception("stopped")
-        raise
     finally:
         for logger in loggers:
             logger.removeHandler(handler)

@@ -1,25 +1,32 @@
 """Runs: where one recipe with one seed keeps its files, who may write there, and whether it is finished.
 
-A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, log.txt and,
-when the run is finished, result.json; diverged.json if its loss did not stay finite. The same command finds the same
-folder again: it goes on where the run stopped, or says that it is finished. `$ILSVRC_BENCH_RUNS` names another folder
-than `runs`.
+A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, log.txt,
+state.json and, when the run is finished, result.json; diverged.json if its loss did not stay finite. The same command
+finds the same folder again: it goes on where the run stopped, or says that it is finished. `$ILSVRC_BENCH_RUNS` names
+another folder than `runs`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from benchmarks.lease import Lease, LeaseHeldError, wait_for_first_rank
+from datamodules.files import write_whole
 
 
 class RunError(RuntimeError):
     """A run that cannot start or go on; the message names the remedy."""
+
+
+class RunBusyError(RunError):
+    """Another process is training the run; it may be waited for."""
 
 
 def runs_root(folder: str | None = None) -> Path:
@@ -40,7 +47,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """State after the last finished epoch."""
+        """The newest state to go on from; `checkpoints.previous` names the one before."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
@@ -57,6 +64,11 @@ class Run:
     def diverged(self) -> Path:
         """Why training stopped, where the loss or a weight was no longer finite; gone when the run starts again."""
         return self.folder / "diverged.json"
+
+    @property
+    def state(self) -> Path:
+        """How the run stands, see `write_state`; what a batch script reads to decide whether the run goes on."""
+        return self.folder / "state.json"
 
     @property
     def log(self) -> Path:
@@ -97,27 +109,73 @@ class Run:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
 
+    def write_state(
+        self,
+        status: Literal["running", "stopped", "failed", "finished"],
+        step: int | None = None,
+        epoch: int | None = None,
+        **more: Any,
+    ) -> None:
+        """Write state.json: status, optimizer steps and whole epochs in the newest checkpoint, time.
+
+        `stopped` wants to go on; `more` then has the `signal` that stopped it. `failed` has `why`. A run that was
+        killed still says `running`. Steps and epochs that are not given stay as they were.
+        """
+        before = self.read_state()
+        counts = {"step": before.get("step", 0), "epoch": before.get("epoch", 0)}
+        counts |= {name: count for name, count in (("step", step), ("epoch", epoch)) if count is not None}
+        at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        write_whole(self.state, json.dumps({"status": status, **counts, "at": at, **more}) + "\n")
+
+    def read_state(self) -> dict[str, Any]:
+        """What state.json says; empty where it is not there."""
+        try:
+            found = json.loads(self.state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def lock(self) -> Path:
+        """The file that says which process is training the run, while one does."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process out of the folder; the system frees the lock of a process that dies.
+    def locked(self, wait: bool = False) -> Iterator[Lease]:
+        """Keep every other process out of the folder, until this one leaves or dies.
 
         Raises:
-            RunError: another process is training this run.
+            RunBusyError: another process is training this run, and `wait` is false.
+            RunError: the folder cannot be written.
         """
-        lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=0)
+        lease = Lease(self.lock)
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise RunError(
-                f"another process is training {self.folder}: wait for it, or use another --seed_everything or --runs."
-            ) from None
+            lease.acquire(wait)
+        except LeaseHeldError as error:
+            raise self._busy(error) from None
         except OSError as error:
             raise RunError(
                 f"the run folder {self.folder.parent} cannot be written ({error.strerror}): give another with --runs, "
                 "or set ILSVRC_BENCH_RUNS."
             ) from None
         try:
-            yield
+            yield lease
         finally:
-            lock.release()
+            lease.release()
+
+    def wait_for_first_rank(self, wait: bool) -> None:
+        """What ranks other than the first do, which were started at the same time, while that one takes the lock.
+
+        Raises:
+            RunBusyError: another process is training this run, and `wait` is false.
+        """
+        try:
+            wait_for_first_rank(self.lock, wait, self.result.exists)
+        except LeaseHeldError as error:
+            raise self._busy(error) from None
+
+    def _busy(self, error: LeaseHeldError) -> RunBusyError:
+        return RunBusyError(
+            f"another process is training {self.folder}: {error}. Give --wait to wait for it, or use another "
+            "--seed_everything or --runs."
+        )

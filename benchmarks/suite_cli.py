@@ -14,12 +14,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from jsonargparse.typing import PositiveFloat
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
 from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
 from benchmarks.errors import without_noise
+from benchmarks.lease import Lease
+from benchmarks.lifecycle import Agreement, EpochState, StepCheckpoint
 from benchmarks.published import Published
 from benchmarks.recipe import Recipe, RecipeError, by_content, find_recipe, flatten, identity, is_hardware, load_recipe
 from benchmarks.runs import Run, RunError, runs_root
@@ -31,12 +34,13 @@ from models.classifier import Classifier
 class SuiteCLI(LightningCLI):
     """LightningCLI that parses a recipe at once and builds data, network and trainer only when asked to.
 
-    Adds `published`, `--runs`, `--again` and `--ckpt_path`, and links the number of classes and the seed.
+    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes` and `--ckpt_path`, and links the number of
+    classes and the seed.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
-        self.resumed = False
+        self.resume_from: Path | None = None  # the checkpoint that training goes on from
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advice on other products
         super().__init__(
             model_class=Classifier,
@@ -70,6 +74,15 @@ class SuiteCLI(LightningCLI):
             parser.add_argument(
                 "--again", action="store_true", help="train anew although the run exists; the old one is kept aside"
             )
+            parser.add_argument(
+                "--wait", action="store_true", help="wait for another process that trains this run, instead of leaving"
+            )
+            parser.add_argument(
+                "--checkpoint_minutes",
+                type=PositiveFloat,
+                default=10.0,
+                help="minutes between checkpoints within an epoch; there is one at the end of each anyway",
+            )
         else:
             parser.add_argument(
                 "--ckpt_path",
@@ -93,15 +106,19 @@ class SuiteCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Nothing yet: see `build`."""
 
-    def callbacks(self) -> list[pl.Callback]:
-        """What watches a training run."""
+    def callbacks(self, lease: Lease | None = None) -> list[pl.Callback]:
+        """What watches a training run, whose lock is `lease`."""
+        agreement, guard, clock = Agreement(), DivergenceGuard(self.run.checkpoint), Throughput()
+        state = EpochState(self.seed, agreement)
         return [
             EpochSeed(self.seed),
-            DivergenceGuard(self.run.checkpoint),
-            Throughput(),
+            guard,
+            clock,
             RunProgress(f"{self.recipe.name} seed {self.seed}"),
             EpochTable(self.run.metrics),
+            state,
             last_epoch(self.run.checkpoint),
+            StepCheckpoint(self.run, self.config.checkpoint_minutes, agreement, state, guard, clock, lease),
         ]
 
     def build(self, callbacks: list[pl.Callback]) -> None:
@@ -125,10 +142,11 @@ class SuiteCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
         # The recipe's own come last, so that Throughput's clock has stopped before they use the end of an epoch.
         settings["callbacks"] = [*callbacks, *as_list(settings["callbacks"])]
-        settings["plugins"] = [*as_list(settings["plugins"]), WholeCheckpointIO(), *slurm_plugins()]
+        whole = WholeCheckpointIO(self.resume_from)
         with quiet_warnings():
+            settings["plugins"] = [*as_list(settings["plugins"]), whole, *slurm_plugins()]
             self.trainer = pl.Trainer(**settings)
-        check_tasks(self.trainer.world_size)
+            check_tasks(self.trainer.world_size)
         if self.command == "fit":
             try_training(self.model, self.datamodule, self.trainer.world_size * self.trainer.accumulate_grad_batches)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -18,8 +19,47 @@ class Throughput(Callback):
 
     The clock of an epoch runs from the first batch asked for to the last step done on the device. Logs, for each epoch,
     `perf/images_per_s` over all devices, and in seconds `perf/train`, `perf/data_wait` (a part of it) and
-    `perf/validation`.
+    `perf/validation`. An epoch that is gone on with keeps what its checkpoint had counted.
     """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, float]:
+        """What this epoch has counted: seconds, and images of this rank."""
+        if not hasattr(self, "_epoch_started"):
+            return {}
+        return {
+            "train": perf_counter() - self._epoch_started - self._validated,
+            "data_wait": self._waited,
+            "validation": self._validated,
+            "images": self._images * self._ranks,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Keep it until training starts."""
+        self._kept = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the clock of an epoch go on that is gone on with; one that starts anew sets it to zero."""
+        self._ranks = trainer.world_size
+        if not self._kept:
+            return
+        self._step_ended = perf_counter()
+        self._validated = self._kept["validation"]
+        self._waited = self._kept["data_wait"]
+        self._images = round(self._kept["images"]) // self._ranks
+        self._epoch_started = self._step_ended - self._kept["train"] - self._validated
+        self._kept = {}
+
+    @contextmanager
+    def paused(self, device: torch.device) -> Iterator[None]:
+        """What happens within it is no training."""
+        wait_for_device(device)
+        before = perf_counter()
+        yield
+        self._epoch_started += perf_counter() - before
+        self._step_ended = perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 from benchmarks import callbacks, results
 from benchmarks.recipe import by_content, find_recipe, load_recipe
+from benchmarks.runs import Run
 from benchmarks.suite_cli import try_training
 from datamodules.synthetic import Synthetic
 from models.classifier import Classifier
@@ -134,7 +134,7 @@ def test_interrupt_from_the_keyboard_says_how_to_go_on(bench: Bench, monkeypatch
     monkeypatch.setattr(callbacks.EpochSeed, "on_train_batch_start", interrupt, raising=False)
     status, _, err = bench("fit", "--config", "digits/mlp", *SHORT)
     assert status == 130
-    assert "the same command goes on from the last finished epoch" in err
+    assert "the same command goes on from its last checkpoint" in err
 
 
 def test_run_stopped_before_its_result_only_evaluates_again(bench: Bench, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_damaged_checkpoint_is_named(bench: Bench, tmp_path: Path) -> None:
         status, _, err = bench(command, "--config", "digits/linear", *SHORT[:-1], "1")
         assert status == 2
         assert f"{checkpoint} is not a whole checkpoint" in err
-        assert "remove it" in err
+        assert "remove" in err
 
 
 def test_new_claim_is_evaluated_without_training_again(bench: Bench, tmp_path: Path) -> None:
@@ -297,10 +297,12 @@ def test_second_process_on_the_same_run_is_refused(bench: Bench, tmp_path: Path)
     assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")[0] == 0
     folder = run_folder(tmp_path / "runs", "digits/linear")
     (folder / "result.json").unlink()
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with Run(folder).locked():
         status, _, err = bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")
-    assert status == 2
-    assert "another process is training" in err
+    assert status == 69
+    assert f"another process is training {folder}: process {os.getpid()} on " in err
+    assert "Give --wait to wait for it" in err
+    assert not (folder / "state.json").exists() or "running" not in (folder / "state.json").read_text()
 
 
 def test_resolved_settings_can_be_printed(bench: Bench) -> None:
