@@ -118,7 +118,6 @@ def recorded(run: Run) -> Iterator[None]:
             raise
         except BaseException as error:
             run.write_state("failed", why=f"{type(error).__name__}: {error}")
-            log.exception("failed")
             raise
 
 
@@ -417,6 +416,9 @@ def logged(path: Path) -> Iterator[None]:
     log.setLevel(logging.INFO)
     try:
         yield
+    except Exception:
+        log.exception("failed")
+        raise
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
