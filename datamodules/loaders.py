@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -69,9 +70,28 @@ class FileBatches(Batches):
     def read(self, batches: list[NDArray[np.int64]]) -> Iterator[tuple[Any, Tensor]]:
         keyed = [[(self.epoch, int(sample)) for sample in samples] for samples in batches]
         # A generator of its own: DataLoader draws a number, unused here, which would change a network's dropout.
-        loader = DataLoader(self.cropped, batch_sampler=keyed, num_workers=self.workers, generator=torch.Generator())
+        loader = DataLoader(
+            self.cropped,
+            batch_sampler=keyed,
+            num_workers=self.workers,
+            generator=torch.Generator(),
+            worker_init_fn=outlive_signals,
+        )
         for images, labels in loader:
             yield tuple(images) if isinstance(images, list) else images, labels
+
+
+GRACE_SECONDS = 30  # that a worker serves on after SIGTERM
+
+
+def outlive_signals(worker: int) -> None:
+    """Let this worker serve on when a scheduler signals every process of a job, so that the run can save its state.
+
+    After SIGTERM for `GRACE_SECONDS`, not for ever: a DataLoader that is given up ends its workers by SIGTERM too.
+    """
+    for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 class CroppedFiles(Dataset[tuple[Any, int]]):

@@ -6,7 +6,9 @@ import gc
 import importlib.machinery
 import importlib.util
 import io
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -664,6 +666,20 @@ def test_image_files_come_in_order_whatever_the_number_of_workers(files: ImageFi
         alone = [loader.cropped[1, int(sample)] for sample in samples]
         assert torch.equal(images, torch.stack([image for image, _ in alone]))
         assert labels.tolist() == [label for _, label in alone] == files.labels[samples].tolist()
+
+
+def test_workers_serve_on_when_every_process_of_a_job_is_signalled(files: ImageFiles) -> None:
+    reading = a_reading(samples=np.arange(len(files.labels)), batch_size=1)
+    expected = list(FileBatches(reading, files, 8, 8, 0))
+    iterator = iter(FileBatches(reading, files, 8, 8, 1))
+    found = [next(iterator)]
+    (worker,) = multiprocessing.active_children()
+    for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(worker.pid or 0, signum)
+    found += within(60, lambda: list(iterator))
+    assert_equal_batches(found, expected)
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_evaluation_of_image_files_is_what_torchvision_does(files: ImageFiles) -> None:
