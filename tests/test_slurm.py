@@ -4,11 +4,16 @@ What a job's script does is tried with a stub in place of Python, which takes se
 tried with training.
 """
 
+import csv
+import io
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -267,3 +272,109 @@ def weights(result: Path) -> dict[str, torch.Tensor]:
     """The weights of the run that wrote this result."""
     checkpoint = torch.load(result.parent / "checkpoints" / "last.ckpt", weights_only=True)
     return dict(checkpoint["state_dict"])
+
+
+# Killing --------------------------------------------------------------------------------------------------------------
+
+
+KINDS = ("signal", "rank", "requeue", "node", "limit")
+
+
+def kill(cluster: Cluster, job: str, kind: str) -> None:
+    """End this start of a running job of two nodes, in one of the ways in which that happens on a cluster."""
+    if kind == "signal":
+        cluster.run("scancel", "--signal=USR1", job)
+    elif kind == "requeue":  # by an administrator
+        cluster.run("scontrol", "requeue", job)
+    elif kind == "rank":
+        pids = [pid for pid in cluster.processes("node2") if b"benchmarks\0fit" in read(pid, "cmdline")]
+        pids = [pid for pid in pids if f"SLURM_JOB_ID={job}\0".encode() in read(pid, "environ")]
+        assert len(pids) == 1
+        os.kill(pids[0], signal.SIGKILL)
+    elif kind == "limit":  # which is then less than the signal's lead: it is sent when slurmctld looks next
+        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    else:
+        cluster.kill_node("node2")
+
+
+def repair(cluster: Cluster, job: str, kind: str) -> None:
+    """Undo what would end the next start too."""
+    if kind == "limit":
+        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    if kind == "node":
+        cluster.start_node("node2")
+
+
+def read(pid: int, what: str) -> bytes:
+    """A file of /proc; nothing where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""
+
+
+def train_through(bench: Bench, cluster: Cluster, folder: Path, kinds: Sequence[str], seed: int) -> dict[str, Path]:
+    """A run on two nodes that is killed once for each of `kinds`, and one that is left alone; their folders."""
+    epochs = 12 * (len(kinds) + 1) + 100 * kinds.count("limit")  # slurmctld looks at limits twice a minute
+    words = ("digits/linear", "--seeds", f"{seed}-{seed}", "--nodes", "2", "--no-report", *QUICK)
+    words += ("--trainer.max_epochs", str(epochs), "--checkpoint_minutes", "0.02")
+    found, ids = {}, {}
+    for name in ("killed", "alone"):
+        code, out, err = bench("submit", *words, "--runs", str(folder / name))
+        assert code == 0, err
+        ids[name] = out.split()[1]
+        (record,) = (folder / name / "jobs").glob("*/submission.json")
+        found[name] = Path(json.loads(record.read_text())["runs"][0]["folder"])
+    job, before = ids["killed"], 0
+    for start, kind in enumerate(kinds):
+        cluster.until(lambda least=before: step_of(found["killed"]) > least, f"step after {before}", 240)
+        kill(cluster, job, kind)
+        cluster.until(lambda: cluster.state(job) != "RUNNING", f"end of start {start + 1} after {kind}", 120)
+        repair(cluster, job, kind)
+        cluster.until(lambda least=start: started(cluster, job) > least, f"restart after {kind}", 120)
+        before = step_of(found["killed"])
+    for name in ids:
+        cluster.wait(ids[name], seconds=400)
+    return found
+
+
+def started(cluster: Cluster, job: str) -> int:
+    """How often a job that runs has started again; -1 where it waits."""
+    shown = cluster.show(job)
+    return int(shown["Restarts"]) if shown["JobState"] == "RUNNING" else -1
+
+
+def step_of(run: Path) -> int:
+    """The step of the run's last checkpoint; 0 before there is one."""
+    try:
+        return int(json.loads((run / "state.json").read_text())["step"])
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def assert_same(killed: Path, alone: Path) -> None:
+    """Weights and metrics are the same to the last bit, and every epoch is there once."""
+    rows = [list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text()))) for run in (killed, alone)]
+    assert [int(row["epoch"]) for row in rows[0]] == list(range(len(rows[1])))
+    measured = [[{key: row[key] for key in row if not key.startswith("perf/")} for row in one] for one in rows]
+    assert measured[0] == measured[1]
+    trained, reference = weights(killed / "result.json"), weights(alone / "result.json")
+    assert trained.keys() == reference.keys()
+    assert all(torch.equal(trained[name], weight) for name, weight in reference.items())
+    errors = [json.loads((run / "result.json").read_text())["errors"] for run in (killed, alone)]
+    assert errors[0] == errors[1]
+
+
+def test_a_run_killed_in_every_way_ends_as_one_that_was_left_alone(
+    bench: Bench, on_cluster: Cluster, tmp_path: Path
+) -> None:
+    found = train_through(bench, on_cluster, tmp_path, ("signal", "rank", "requeue", "node"), seed=0)
+    assert_same(found["killed"], found["alone"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_twenty_kills_at_random(bench: Bench, on_cluster: Cluster, tmp_path: Path, seed: int) -> None:
+    kinds = random.Random(seed).choices(KINDS, k=5)
+    found = train_through(bench, on_cluster, tmp_path, kinds, seed)
+    assert_same(found["killed"], found["alone"])
