@@ -42,6 +42,7 @@ PARQUET = [
 
 DEV = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.8,<4",
     "ruff>=0.14,<1",
     "mypy>=1.18,<3",
     "pre-commit>=4,<5",

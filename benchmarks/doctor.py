@@ -30,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 IMPORTED_AS = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 PACKAGES = (
     *("torch", "torchvision", "pytorch-lightning", "jsonargparse", "pillow", "numpy", "scipy", "scikit-learn", "numba"),
-    *("timm", "wandb", "filelock", "tabulate", "tqdm", "pyyaml"),
+    *("timm", "wandb", "filelock", "matplotlib", "tabulate", "tqdm", "pyyaml"),
 )
 OPTIONAL = {"wandb": "results are written to files only"}
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.originals import BrokenImage, DataError, ImageFiles
-from datamodules.tiles import encode_tiled
 
 if TYPE_CHECKING:
     from datamodules.beton import BetonSettings
@@ -58,6 +57,8 @@ def encode_image(originals: ImageFiles, number: int, settings: BetonSettings) ->
     height, width = pixels.shape[:2]
     if settings.stores_raw(number):
         return Encoded(height, width, RAW, np.ascontiguousarray(pixels).reshape(-1))
+    from datamodules.tiles import encode_tiled  # and numba with it, which readers of arrays do not wait for
+
     return Encoded(height, width, JPEG, np.frombuffer(encode_tiled(pixels, settings.quality), np.uint8))
 
 

@@ -73,6 +73,7 @@ def by_hand(recipe: Path, checkpoints: list[Path]) -> tuple[dict[str, int], int]
     return {name: int((mean.argmax(1) != labels).sum()) for name, mean in means.items()}, len(labels)
 
 
+@pytest.mark.slow
 def test_an_ensemble_from_training_to_the_leaderboard(bench: Bench, tmp_path: Path, linear: Path) -> None:
     """Refused until two runs are there; then their mean, and the weights of one in a file as a third."""
     weights = tmp_path / "weights.ckpt"

@@ -224,6 +224,7 @@ def test_a_run_can_be_stopped_at_other_moments(
     assert_same(everything(folder_of(tmp_path / "cut")), expected)
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_after_the_same_step_and_end_with_the_same_bits(tmp_path: Path) -> None:
     """Processes of their own, a real signal to the first of them, checkpoints all along; dropout draws on each rank."""
     command = [sys.executable, "-m", "benchmarks", *COMMAND, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
