@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ from benchmarks.leaderboard import write_between_marks
 from benchmarks.loader_contestants import Contestant, Start, Turn, contestants, reference, serve
 from benchmarks.loader_files import Files, described, prepare_array, prepare_photos
 from benchmarks.loader_parts import shares, work_per_image
-from benchmarks.results import ResultError, commit, cores, now, processor, versions
+from benchmarks.results import ResultError, as_command, commit, cores, now, processor, versions
 from benchmarks.runs import RunError
 from datamodules.files import write_whole
 
@@ -88,7 +87,7 @@ def loader_throughput(options: argparse.Namespace) -> int:
         "hardware": {"device": "cpu", "name": processor(), "cores": cores(), "load_before": load},
         "versions": versions() | versions(PEER_PACKAGES),
         "commit": commit(),
-        "command": "python -m benchmarks " + shlex.join(options.arguments),
+        "command": as_command(options.arguments),
         "finished": now(),
     }
     print(as_table(record))
@@ -306,6 +305,7 @@ def rows(record: dict[str, Any]) -> list[Row]:
 
 # Showing --------------------------------------------------------------------------------------------------------------
 
+CLOCK = " images/s: by the clock on the wall; first batch: compilation too."
 HEADERS = ("loader", "", "images/s/core", "rounds", "ratio", "rounds", "images/s", "first batch, CPU s")
 
 
@@ -349,7 +349,7 @@ def footnote(base: str) -> str:
     """What the columns mean."""
     return (
         "images/s/core: images per processor second of all its processes and threads, median over rounds; ratio: to "
-        f"{base} in the same round, median; images/s: by the clock on the wall."
+        f"{base} in the same round, median."
     )
 
 
@@ -359,7 +359,7 @@ def as_table(record: dict[str, Any]) -> str:
 
     columns = ("left", "left", "right", "right", "right", "right", "right", "right")
     table = tabulate(map(cells, rows(record)), HEADERS, tablefmt="simple", disable_numparse=True, colalign=columns)
-    return "\n\n".join([heading(record), table, *bounds(record), footnote(record["reference"])])
+    return "\n\n".join([heading(record), table, *bounds(record), footnote(record["reference"]) + CLOCK])
 
 
 def bounds(record: dict[str, Any]) -> list[str]:

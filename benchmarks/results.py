@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -168,6 +169,11 @@ def commit() -> dict[str, Any]:
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), "-c", f"safe.directory={checkout}", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def as_command(arguments: Iterable[str]) -> str:
+    """The command line of the suite with `arguments`; absolute paths, which are one machine's, by their last name."""
+    return "python -m benchmarks " + shlex.join(Path(a).name if a.startswith("/") else a for a in arguments)
 
 
 def processor() -> str:

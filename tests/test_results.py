@@ -121,3 +121,16 @@ def test_committed_results_are_whole_and_current() -> None:
         assert result.commit["clean"] is True, f"{path} was made by code that is in no commit"
         assert {claim.protocol for claim in recipe.published.claims} <= set(result.errors)
         assert "/" not in result.hardware["name"]
+
+
+def test_a_command_is_kept_without_the_machines_folders() -> None:
+    command = results.as_command(["throughput", "--json", "/home/ann/rates of today.json", "--plot", "plots/rates.png"])
+    assert command == "python -m benchmarks throughput --json 'rates of today.json' --plot plots/rates.png"
+
+
+def test_measurements_name_no_folder_of_a_machine() -> None:
+    files = sorted((Path(results.__file__).parent / "measurements").glob("*.json"))
+    assert files
+    for file in files:
+        words = json.loads(file.read_text())["command"].split()
+        assert not [word for word in words if word.startswith("/")], file
