@@ -29,9 +29,10 @@ lint: setup  ## style and format; changes nothing
 types: setup  ## type annotations
 	$(PYTHON_HERE) -m mypy
 
-docs: setup  ## write the leaderboard and the loaders' tables into README.md
+docs: setup  ## write the tables into README.md, the cards into benchmarks/phenomena/README.md
 	$(PYTHON_HERE) -m benchmarks leaderboard --write README.md
 	$(PYTHON_HERE) -m benchmarks throughput --write README.md
+	$(PYTHON_HERE) -m benchmarks analyze --write benchmarks/phenomena/README.md
 
 clean-runs:  ## delete runs/: checkpoints and logs; benchmarks/results stays
 	rm -rf runs

@@ -13,7 +13,7 @@ TRAINING = ("fit", "validate", "test")  # parsed by LightningCLI
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command; fit, validate, test and doctor are only listed here and have their own."""
+    """The parser of every command; fit, validate, test, doctor and analyze are only listed here, with their own."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Reproduce ILSVRC-era results: train LeNet, AlexNet, VGG and ResNet as their papers did, and say "
@@ -179,6 +179,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     throughput.add_argument("--quick", action="store_true", help="few images, one round: to see whether all runs")
 
+    commands.add_parser(
+        "analyze", help="the lecture's experiments: numbers that are checked, and a figure", add_help=False
+    )
+
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
 
     overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
@@ -233,6 +237,10 @@ def main(arguments: list[str] | None = None) -> int:
             from benchmarks import doctor
 
             return doctor.main(arguments[1:])
+        if arguments and arguments[0] == "analyze":
+            from benchmarks import analyze
+
+            return analyze.main(arguments[1:])
         options = parse(arguments)
         return command(options.command)(options)
     except KeyboardInterrupt:

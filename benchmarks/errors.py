@@ -12,7 +12,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
 
     Compares names of types, so that no module is imported only to be compared with.
     """
-    mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "MisconfigurationException"}
+    mistakes = {"DataError", "RecipeError", "RunError", "ResultError", "AnalysisError", "MisconfigurationException"}
     failures = {"TrainingDivergedError", "MiscountError", "LeaseLostError"}
     names = {cls.__name__ for cls in type(error).__mro__}
     if "RunBusyError" in names:

@@ -304,6 +304,20 @@ class ImageDataModule(pl.LightningDataModule):
         samples = np.arange(self.manifest("test").count)
         return self._batches("test", samples, self._viewed_batch_size(), shuffle=False)
 
+    def drawn(self, split: Split, count: int, seed: int) -> Batches:
+        """`count` images of `split`, drawn with `seed`, none twice, as evaluation sees them: not augmented.
+
+        Of the training images, none that is held out.
+
+        Raises:
+            DataError: there are not so many.
+        """
+        samples = self._train_and_held_out()[0] if split == "train" else np.arange(self.manifest("test").count)
+        if not 1 <= count <= len(samples):
+            raise DataError(f"{count} {split} images of {self.name} cannot be drawn: ask for 1 to {len(samples)}.")
+        chosen = np.random.default_rng(seed).permutation(samples)[:count]
+        return self._batches(split, chosen, self.eval_batch_size, shuffle=False)
+
     @contextmanager
     def viewed_as(self, view: View) -> Iterator[None]:
         """Within it, test images come as `view` wants them.
