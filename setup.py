@@ -49,6 +49,11 @@ DEV = [
     "types-PyYAML>=6.0,<7",
     "types-tabulate>=0.9,<1",
     "types-tqdm>=4.66,<5",
+    "adversarial-robustness-toolbox>=1.20,<2",  # tests hold our attacks to its; adds nothing else but `six`
+]
+
+ORACLES = [
+    "foolbox>=3.3.4,<4",  # a second library that tests hold our attacks to, where it is installed
 ]
 
 setup(
@@ -62,6 +67,12 @@ setup(
     package_dir={"": "."},  # an editable install is then one line in a .pth file, which type checkers follow
     python_requires=">=3.10,<3.14",
     install_requires=REQUIRED,
-    extras_require={"ffcv": FFCV, "parquet": PARQUET, "dev": DEV + PARQUET, "all": FFCV + DEV + PARQUET},
+    extras_require={
+        "ffcv": FFCV,
+        "parquet": PARQUET,
+        "oracles": ORACLES,
+        "dev": DEV + PARQUET,
+        "all": FFCV + DEV + PARQUET + ORACLES,
+    },
     entry_points={"console_scripts": ["ilsvrc-bench = benchmarks.cli:main"]},
 )
