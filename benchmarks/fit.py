@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -251,6 +252,7 @@ def summarise(
         seconds["setup"] = total - seconds["train"] - seconds["evaluation"]
     seconds["total"] = seconds["train"] + seconds["evaluation"] + seconds.get("setup", 0.0)
     last = {name: float(value) for name, value in rows[-1].items() if value and name.startswith(("train/", "val/"))}
+    last = {name: value for name, value in last.items() if math.isfinite(value)}  # a loss may be inf, JSON has none
     training = last | {"epochs": int(rows[-1]["epoch"]) + 1, "steps": int(rows[-1]["step"])}
     loader, _ = cli.datamodule.chosen_loader
     return results.Result(

@@ -9,10 +9,9 @@ import json
 import re
 import statistics
 import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ class Row:
         identity: hash of the settings that were run.
         protocol: how the network was evaluated.
         metric: top1_error or top5_error.
-        rank: 1 + the number of rows of the same dataset, protocol and metric that are proven better; None for a single
-            seed or changed settings.
+        rank: 1 + the number of rows of the same dataset, protocol and metric that are proven better, see `ranks`; None
+            for a single seed or changed settings.
         error: mean over seeds.
         spread: standard deviation over seeds; None for one seed.
         interval: half the width of the 95 % confidence interval of the mean (Student's t); None for one seed.
@@ -69,13 +68,13 @@ class Row:
 
 
 def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
-    """Rows for all results, best first within dataset, protocol and metric; changed settings last."""
+    """Rows for all results, best first within dataset, protocol and metric; single seeds and changed settings last."""
     by_name = {recipe.name: recipe for recipe in recipes}
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in found:
         groups[result.recipe, result.identity].append(result)
     rows: list[Row] = []
-    errors: dict[int, list[float]] = {}
+    errors: list[list[float]] = []
     for (name, identity), results in sorted(groups.items()):
         recipe = by_name.get(name)
         claims = []
@@ -88,10 +87,13 @@ def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
         for protocol, metric in measured(results, claims):
             changed = "" if current else changes(results[0], recipe)
             row, its_errors = build_row(results, protocol, metric, claims, changed)
-            errors[len(rows)] = its_errors
             rows.append(row)
-    ranked = [with_rank(index, rows, errors) for index in range(len(rows))]
-    return sorted(ranked, key=lambda row: (row.dataset, row.protocol, row.metric, bool(row.changed), row.error))
+            errors.append(its_errors)
+    ranked = [replace(row, rank=rank) for row, rank in zip(rows, ranks(rows, errors), strict=True)]
+    return sorted(
+        ranked,
+        key=lambda row: (row.dataset, row.protocol, row.metric, bool(row.changed), row.rank is None, row.error),
+    )
 
 
 def measured(results: Sequence[Result], claims: Sequence[Claim]) -> list[tuple[str, str]]:
@@ -136,7 +138,8 @@ def build_row(
 def changes(result: Result, recipe: Recipe | None) -> str:
     """In what a result's settings differ from the recipe: its overrides, or that the recipe has changed."""
     if result.overrides:
-        return ", ".join(f"{key.split('.')[-1]}={value}" for key, value in result.overrides.items())
+        said = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in result.overrides.items())
+        return "".join(letter if letter.isprintable() else " " for letter in said)
     return "recipe has changed since" if recipe is not None else "recipe is not here"
 
 
@@ -164,28 +167,41 @@ def proven_better(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     """Whether the mean of `ours` is lower beyond the noise over seeds: Welch's t-test, two-sided, 5 %."""
     if len(ours) < 2 or len(theirs) < 2 or statistics.mean(ours) >= statistics.mean(theirs):
         return False
-    if statistics.stdev(ours) == statistics.stdev(theirs) == 0:
-        return True
-    from scipy.stats import ttest_ind
-
-    with warnings.catch_warnings():  # scipy warns of rounding where all seeds of one side agree; the test still holds
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return bool(ttest_ind(ours, theirs, equal_var=False).pvalue < 0.05)
+    return welch(ours, theirs) < 0.05
 
 
-def with_rank(index: int, rows: Sequence[Row], errors: dict[int, list[float]]) -> Row:
-    """The row with its rank among those it may be compared with."""
-    row = rows[index]
-    if row.changed or len(row.seeds) < 2:
-        return row
-    peers = [
-        other
-        for other, candidate in enumerate(rows)
-        if (candidate.dataset, candidate.protocol, candidate.metric) == (row.dataset, row.protocol, row.metric)
-        and not candidate.changed
-    ]
-    better = sum(proven_better(errors[other], errors[index]) for other in peers)
-    return Row(**{**asdict(row), "rank": 1 + better})
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The two-sided p-value of Welch's t-test (1947) for means of independent samples, of two values each or more."""
+    from scipy.special import stdtr
+
+    squares = [statistics.variance(errors) / len(errors) for errors in (ours, theirs)]  # of the means' standard errors
+    difference = abs(statistics.mean(ours) - statistics.mean(theirs))
+    if sum(squares) == 0:
+        return 1.0 if difference == 0 else 0.0
+    freedom = sum(squares) ** 2 / sum(
+        square**2 / (len(errors) - 1) for square, errors in zip(squares, (ours, theirs), strict=True)
+    )
+    return 2 * float(stdtr(freedom, -difference / sum(squares) ** 0.5))
+
+
+def ranks(rows: Sequence[Row], errors: Sequence[Sequence[float]]) -> list[int | None]:
+    """For each row, 1 + the number of rows of its dataset, protocol and metric that are proven better.
+
+    Whatever is proven better than a row that is proven better counts too, so that no row has a rank as good as that of
+    one that is proven better. A single seed and changed settings prove nothing and have no rank.
+    """
+    fields: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if not row.changed and len(row.seeds) > 1:
+            fields[row.dataset, row.protocol, row.metric].append(index)
+    found: list[int | None] = [None] * len(rows)
+    for field in fields.values():
+        better: dict[int, set[int]] = {}
+        for index in sorted(field, key=lambda index: rows[index].error):  # only rows before it can be better
+            direct = [other for other in better if proven_better(errors[other], errors[index])]
+            better[index] = set(direct).union(*(better[other] for other in direct))
+            found[index] = 1 + len(better[index])
+    return found
 
 
 HEADERS = (
@@ -241,7 +257,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        table = [cells(row) for row in rows if row.dataset == dataset]
+        table = [[cell.replace("|", "\\|") for cell in cells(row)] for row in rows if row.dataset == dataset]
         parts.append(f"**{dataset}**\n\n" + tabulate(table, HEADERS, tablefmt="github", disable_numparse=True))
     return "\n\n".join([*parts, FOOTNOTE]) if parts else "No results yet."
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import subprocess
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from benchmarks.published import Claim, Metric
 from datamodules.files import write_whole
 
 SCHEMA = 1
@@ -88,49 +90,182 @@ class Result:
 
 def write_result(path: Path, result: Result) -> None:
     """Write `result` to `path`, whole or not at all."""
-    write_whole(path, json.dumps(asdict(result), indent=1, sort_keys=False, default=str) + "\n")
+    write_whole(path, json.dumps(asdict(result), indent=1, sort_keys=False, default=str, allow_nan=False) + "\n")
 
 
 def read_result(path: Path) -> Result:
-    """Read and check one result file.
+    """Read one result file, and check that it says what a result says, in the form it is said in.
+
+    Whether that can be true is another question, see `benchmarks.check`.
 
     Raises:
-        ResultError: it is not JSON, of another version, or lacks something.
+        ResultError: it is not JSON, of another version, lacks something, or has something of another kind.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not a result file ({error}): remove it; `fit` then writes it again") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
-        raise ResultError(f"{path} has schema {found}, this suite reads {SCHEMA}")
+    if not isinstance(content, dict):
+        raise ResultError(
+            f"{path} is not a result file (it holds a {type(content).__name__}, not an object): remove it"
+        )
+    if content.get("schema") != SCHEMA or isinstance(content["schema"], bool):
+        raise ResultError(f"{path} has schema {content.get('schema')}, this suite reads {SCHEMA}")
     known = {one.name for one in fields(Result)}
     needed = {one.name for one in fields(Result) if one.default_factory is MISSING}
     if wrong := sorted((needed - set(content)) | (set(content) - known)):
         raise ResultError(f"{path} lacks or adds {', '.join(wrong)}")
-    for protocol, errors in content["errors"].items():
-        if not {"top1_error", "top5_error", "wrong1", "wrong5", "count"} <= set(errors):
-            raise ResultError(f"{path} has no complete errors for protocol {protocol}")
-        if abs(errors["top1_error"] - 100 * errors["wrong1"] / errors["count"]) > 1e-6:
-            raise ResultError(f"{path}: top1_error of {protocol} is not wrong1 / count")
+    try:
+        check_kinds(content)
+        for protocol, errors in content["errors"].items():
+            check_errors(protocol, errors)
+    except ResultError as error:
+        raise ResultError(f"{path} {error}: remove or correct it") from None
     return Result(**content)
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")  # on one line
+NAME = re.compile(rf"{TEXT.pattern}/{TEXT.pattern}")
+DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+OBJECTS = (
+    "overrides", "errors", "training", "published", "settings", "resolved", "dataset", "throughput", "seconds",
+    "hardware", "versions", "commit",
+)  # fmt: skip
+
+
+def check_kinds(content: dict[str, Any]) -> None:
+    """Each field of a result must be of its kind, and what tables and pages make use of must be there.
+
+    Raises:
+        ResultError: the first that is not; the message goes on after the file's name.
+    """
+    for name in OBJECTS:
+        if not isinstance(content[name], dict):
+            raise _wrong(name, content[name], "an object")
+    for name, form, kind in (
+        ("recipe", NAME, "a recipe's name, dataset/network"),
+        ("identity", re.compile(r"\w+"), "a hash"),
+        ("finished", DATE, "a date and time such as 2026-01-31T23:59:59Z"),
+    ):
+        if not isinstance(content[name], str) or not form.fullmatch(content[name]):
+            raise _wrong(name, content[name], kind)
+    for name, least in (("seed", 0), ("parameters", 1)):
+        if not _is_count(content[name]) or content[name] < least:
+            raise _wrong(name, content[name], f"a whole number of at least {least}")
+    for part in ("training", "seconds"):
+        for name, value in content[part].items():
+            if not _is_number(value) or (part == "seconds" and value < 0):
+                raise _wrong(f"{part}.{name}", value, "a finite number" + ", not below 0" * (part == "seconds"))
+    rate = content["throughput"].get("images_per_s")
+    if rate is not None and not (_is_number(rate) and rate > 0):
+        raise _wrong("throughput.images_per_s", rate, "a finite number above 0")
+    hardware = content["hardware"]
+    for name in ("device", "name"):
+        if not isinstance(hardware.get(name), str) or not TEXT.fullmatch(hardware[name]):
+            raise _wrong(f"hardware.{name}", hardware.get(name), "a name, on one line")
+    for name in ("cores", "devices"):
+        if not _is_count(hardware.get(name)) or hardware[name] < 1:
+            raise _wrong(f"hardware.{name}", hardware.get(name), "a whole number of at least 1")
+    if not isinstance(content.get("wandb_id"), str | None):
+        raise _wrong("wandb_id", content["wandb_id"], "a text, or null")
+    members = content.get("members", [])
+    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+        raise _wrong("members", members, "a list of objects")
+    check_claims(content["published"].get("claims", []))
+
+
+def check_claims(claims: Any) -> None:
+    """`published.claims` must be a list of what `benchmarks.published.Claim` is.
+
+    Raises:
+        ResultError: as said; the message goes on after the file's name.
+    """
+    known = {one.name for one in fields(Claim)}
+    needed = known - {"metric"}
+    for claim in claims if isinstance(claims, list) else [claims]:
+        if not isinstance(claim, dict) or not needed <= set(claim) <= known:
+            raise _wrong("published.claims", claims, f"a list of objects with {', '.join(sorted(needed))}")
+        for name in ("value", "tolerance"):
+            if not _is_number(claim[name]):
+                raise _wrong(f"published.claims.{name}", claim[name], "a finite number")
+        if claim.get("metric", "top1_error") not in METRICS or not isinstance(claim["protocol"], str):
+            raise _wrong("published.claims.metric", claim.get("metric"), f"one of {', '.join(METRICS)}")
+
+
+METRICS = get_args(Metric)
+
+
+def check_errors(protocol: str, errors: Any) -> None:
+    """Errors of one protocol must be counted: whole numbers of images, and their percentages.
+
+    Raises:
+        ResultError: as said; the message goes on after the file's name.
+    """
+    if not TEXT.fullmatch(protocol):
+        raise _wrong("errors", protocol, "of protocols, whose names are on one line")
+    counts = ("wrong1", "wrong5", "count")
+    if not isinstance(errors, dict) or not {*METRICS, *counts} <= set(errors):
+        raise ResultError(f"has no complete errors for protocol {protocol}")
+    for name in counts:
+        if not _is_count(errors[name]):
+            raise _wrong(f"errors.{protocol}.{name}", errors[name], "a whole number")
+    if not 0 <= errors["wrong5"] <= errors["wrong1"] <= errors["count"] or errors["count"] < 1:
+        found = ", ".join(str(errors[name]) for name in counts)
+        raise _wrong(f"errors.{protocol}: {', '.join(counts)}", found, "such that 0 <= wrong5 <= wrong1 <= count > 0")
+    for metric, wrong in (("top1_error", "wrong1"), ("top5_error", "wrong5")):
+        percent = 100 * errors[wrong] / errors["count"]
+        if not _is_number(errors[metric]) or abs(errors[metric] - percent) > 1e-6:
+            raise ResultError(f"has a {metric} of {protocol} (={errors[metric]}), which is not {wrong} / count")
+
+
+def _wrong(name: str, value: Any, kind: str) -> ResultError:
+    said = json.dumps(value, default=str)
+    return ResultError(f"has {name} (={said[:60]}{'...' if len(said) > 60 else ''}), which must be {kind}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+
+
 def load_results(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
-    """Every result below `folders`, the newest of each run, and a line for each file that is not whole."""
-    newest: dict[tuple[str, str, int], Result] = {}
-    faults = []
+    """Every result below `folders`, the newest of each run, and a line for each file that is left out."""
+    newest: dict[tuple[str, str, int], tuple[Path, Result]] = {}
+    said = []
+    seen: set[Path] = set()
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*.json") if is_result_file(p)):
+            if path.resolve() in seen:  # one folder may lie in another
+                continue
+            seen.add(path.resolve())
             try:
                 result = read_result(path)
             except ResultError as error:
-                faults.append(f"skipped: {error}")
+                said.append(f"skipped: {error}")
                 continue
-            other = newest.get(result.key)
-            if other is None or other.finished <= result.finished:
-                newest[result.key] = result
-    return sorted(newest.values(), key=lambda result: result.key), faults
+            if result.key not in newest:
+                newest[result.key] = path, result
+                continue
+            (older_path, older), (newer_path, newer) = sorted(
+                [newest[result.key], (path, result)], key=lambda one: one[1].finished
+            )
+            newest[result.key] = newer_path, newer
+            if replace(older, wandb_id=None) != replace(newer, wandb_id=None):  # a copy is no other result
+                said.append(
+                    f"skipped: {older_path} (finished {older.finished}) is of the same run as {newer_path} "
+                    f"({newer.finished}), which is newer"
+                    if older.finished < newer.finished
+                    else f"skipped: {older_path} is of the same run as {newer_path}, and finished at the same time "
+                    f"({newer.finished}), but they differ: remove the wrong one"
+                )
+    return sorted((result for _, result in newest.values()), key=lambda result: result.key), said
 
 
 def is_result_file(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from benchmarks import results
 from benchmarks.recipe import FOLDER, identity, load_recipe
 from benchmarks.results import COMMITTED, Result, ResultError, is_result_file, load_results, read_result, write_result
+
+CLAIM = {"value": 1.0, "protocol": "1crop", "tolerance": 0.1, "tolerance_reason": "a test", "where": "here"}
 
 
 def make(**changes: Any) -> Result:
@@ -52,12 +55,63 @@ def test_written_result_reads_back(tmp_path: Path) -> None:
     [
         (lambda content: content.pop("errors"), "lacks or adds errors"),
         (lambda content: content.update(extra=1), "lacks or adds extra"),
-        (lambda content: content.update(schema=99), "schema 99, this suite reads 1"),
+        (lambda content: content.update(schema=99), "has schema 99, this suite reads 1"),
+        (lambda content: content.update(schema=True), "has schema True, this suite reads 1"),
         (
             lambda content: content["errors"]["1crop"].update(top1_error=0.5),
-            "top1_error of 1crop is not wrong1",
+            "has a top1_error of 1crop (=0.5), which is not wrong1 / count: remove or correct it",
         ),
-        (lambda content: content["errors"]["1crop"].pop("count"), "no complete errors for protocol 1crop"),
+        (lambda content: content["errors"]["1crop"].update(top5_error=0.5), "has a top5_error of 1crop (=0.5)"),
+        (lambda content: content["errors"]["1crop"].pop("count"), "has no complete errors for protocol 1crop"),
+        (lambda content: content["errors"].update(flip=[1.0]), "has no complete errors for protocol flip"),
+        (
+            lambda content: content["errors"]["1crop"].update(count=0, wrong1=0),
+            'has errors.1crop: wrong1, wrong5, count (="0, 0, 0"), which must be such that 0 <= wrong5 <= wrong1',
+        ),
+        (lambda content: content["errors"]["1crop"].update(wrong5=101), 'wrong1, wrong5, count (="100, 101, 10000")'),
+        (
+            lambda content: content["errors"]["1crop"].update(wrong1=1e2),
+            "errors.1crop.wrong1 (=100.0), which must be a",
+        ),
+        (lambda content: content.update(errors=[]), "has errors (=[]), which must be an object"),
+        (lambda content: content.update(seed="0"), 'has seed (="0"), which must be a whole number of at least 0'),
+        (lambda content: content.update(seed=True), "has seed (=true), which must be a whole number of at least 0"),
+        (
+            lambda content: content.update(parameters=0),
+            "has parameters (=0), which must be a whole number of at least 1",
+        ),
+        (lambda content: content.update(recipe="lenet5"), 'has recipe (="lenet5"), which must be a recipe\'s name'),
+        (
+            lambda content: content.update(recipe="a/b\n| c"),
+            'has recipe (="a/b\\n| c"), which must be a recipe\'s name',
+        ),
+        (lambda content: content.update(finished="yesterday"), 'has finished (="yesterday"), which must be a date'),
+        (
+            lambda content: content["training"].update(epochs=None),
+            "has training.epochs (=null), which must be a finite",
+        ),
+        (
+            lambda content: content["seconds"].update(total=-1),
+            "has seconds.total (=-1), which must be a finite number, n",
+        ),
+        (lambda content: content["throughput"].update(images_per_s="fast"), 'has throughput.images_per_s (="fast")'),
+        (
+            lambda content: content["hardware"].pop("name"),
+            "has hardware.name (=null), which must be a name, on one line",
+        ),
+        (
+            lambda content: content["hardware"].update(devices=0),
+            "has hardware.devices (=0), which must be a whole numb",
+        ),
+        (lambda content: content.update(wandb_id=7), "has wandb_id (=7), which must be a text, or null"),
+        (lambda content: content.update(members=["one"]), 'has members (=["one"]), which must be a list of objects'),
+        (
+            lambda content: content["published"].update(claims=[{"value": 1.0}]),
+            'has published.claims (=[{"value": 1.0}]), which must be a list of objects with protocol, tolerance, toler',
+        ),
+        (lambda content: content["published"].update(claims="none"), 'has published.claims (="none")'),
+        (lambda content: content["published"].update(claims=[CLAIM | {"value": "1"}]), 'published.claims.value (="1")'),
+        (lambda content: content["published"].update(claims=[CLAIM | {"metric": "loss"}]), 'claims.metric (="loss")'),
     ],
 )
 def test_broken_result_is_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -65,27 +119,81 @@ def test_broken_result_is_named(tmp_path: Path, change: Any, message: str) -> No
     change(content)
     path = tmp_path / "seed-0.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ResultError, match=message):
+    with pytest.raises(ResultError, match=re.escape(message)) as found:
         read_result(path)
+    assert str(found.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"schema": 1, ', "is not a result file (Expecting property name"),
+        (b"\xff\xfe{}", "is not a result file ('utf-8' codec can't decode byte 0xff"),
+        (b"[1, 2]", "is not a result file (it holds a list, not an object): remove it"),
+        (b"null", "is not a result file (it holds a NoneType, not an object)"),
+        (b"", "is not a result file (Expecting value"),
+        (b'{"schema": NaN}', "is not a result file (NaN is no number of JSON)"),
+        (b'{"schema": -Infinity}', "is not a result file (-Infinity is no number of JSON)"),
+        (b'{"schema": 1e999}', "has schema inf, this suite reads 1"),
+        (b"[" * 100_000, "is not a result file (maximum recursion depth"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "is not a result file (Exceeds the limit"),
+    ],
+)
+def test_foreign_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "seed-0.json"
+    path.write_bytes(content)
+    with pytest.raises(ResultError, match=re.escape(message)):
+        read_result(path)
+
+
+def test_numbers_that_are_none_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result(tmp_path / "seed-0.json", make(training={"val/loss": float("nan")}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_file_is_skipped_and_said(tmp_path: Path) -> None:
     write_result(tmp_path / "seed-0.json", make())
     (tmp_path / "seed-1.json").write_text('{"schema": 1, ')
+    (tmp_path / "seed-2.json").mkdir()
     (tmp_path / "notes.json").write_text("no result, and not named like one")
     found, faults = load_results([tmp_path])
     assert found == [make()]
-    assert len(faults) == 1
+    assert len(faults) == 2
     assert "seed-1.json is not a result file" in faults[0]
+    assert "seed-2.json is not a result file ([Errno 21] Is a directory" in faults[1]
 
 
-def test_newer_of_two_results_of_one_run_counts(tmp_path: Path) -> None:
+def test_newer_of_two_results_of_one_run_counts_and_it_is_said(tmp_path: Path) -> None:
     newer = make(finished="2026-02-01T00:00:00Z", parameters=1)
-    for folder, result in (("a", newer), ("b", make())):
+    a, b = tmp_path / "a" / "seed-0.json", tmp_path / "b" / "seed-0.json"
+    for path, result in ((a, newer), (b, make())):
+        path.parent.mkdir()
+        write_result(path, result)
+    said = [
+        f"skipped: {b} (finished 2026-01-01T00:00:00Z) is of the same run as {a} (2026-02-01T00:00:00Z), which is newer"
+    ]
+    assert load_results([tmp_path]) == ([newer], said)
+    assert load_results([b.parent, a.parent]) == ([newer], said)
+
+
+def test_copy_of_a_result_is_none_of_its_own(tmp_path: Path) -> None:
+    """Committed results are copies of those in run folders, and W&B's differ in the id alone."""
+    for folder, result in (("a", make()), ("b", make(wandb_id="team/project/run"))):
         (tmp_path / folder).mkdir()
         write_result(tmp_path / folder / "seed-0.json", result)
-    assert load_results([tmp_path])[0] == [newer]
-    assert load_results([tmp_path / "b", tmp_path / "a"])[0] == [newer]
+    found, said = load_results([tmp_path, tmp_path / "a"])
+    assert (len(found), said) == (1, [])
+
+
+def test_two_results_of_one_run_and_one_time_are_said_to_differ(tmp_path: Path) -> None:
+    for folder, parameters in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        write_result(tmp_path / folder / "seed-0.json", make(parameters=parameters))
+    (found,), (said,) = load_results([tmp_path])
+    assert found.parameters == 2
+    assert f"{tmp_path / 'a' / 'seed-0.json'} is of the same run as {tmp_path / 'b' / 'seed-0.json'}" in said
+    assert "they differ: remove the wrong one" in said
 
 
 @pytest.mark.parametrize(
