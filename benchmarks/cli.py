@@ -79,11 +79,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     board = commands.add_parser("leaderboard", help="a table of results: error, seeds, verdict, images/s")
     board.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="default: table")
+    board.add_argument(
+        "--by-run", action="store_true", help="a row for each run and protocol, with all that is known of it"
+    )
     board.add_argument("--dataset", help="only this dataset")
     board.add_argument("--protocol", help="only this protocol")
     board.add_argument("--runs", help="folder of all runs (default: runs)")
     board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
     board.add_argument("--write", metavar="FILE", help="put the committed results' table between FILE's marks")
+
+    check = commands.add_parser(
+        "check",
+        help="whether result files can be true, before they are committed",
+        description="Hold result files to their recipes: schema, hash of the settings, claims, counts, times, origin. "
+        "What is refused is said with its remedy, and the exit status is 1.",
+    )
+    check.add_argument("files", nargs="*", metavar="FILE", help="result files (default: all in benchmarks/results)")
 
     ablate = commands.add_parser(
         "ablate",
@@ -311,6 +322,10 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.stage import stage_files
 
         return stage_files
+    if name == "check":
+        from benchmarks.check import check
+
+        return check
     if name == "leaderboard":
         from benchmarks.leaderboard import leaderboard
 

@@ -11,13 +11,14 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.published import Claim, verdict
 from benchmarks.recipe import Recipe, RecipeError, all_recipes
 from benchmarks.results import COMMITTED, Result, load_results
+from benchmarks.run_rows import RunRow, build_run_rows
 from benchmarks.runs import runs_root
 from datamodules.files import write_whole
 
@@ -190,12 +191,12 @@ def ranks(rows: Sequence[Row], errors: Sequence[Sequence[float]]) -> list[int | 
     Whatever is proven better than a row that is proven better counts too, so that no row has a rank as good as that of
     one that is proven better. A single seed and changed settings prove nothing and have no rank.
     """
-    fields: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    peers: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         if not row.changed and len(row.seeds) > 1:
-            fields[row.dataset, row.protocol, row.metric].append(index)
+            peers[row.dataset, row.protocol, row.metric].append(index)
     found: list[int | None] = [None] * len(rows)
-    for field in fields.values():
+    for field in peers.values():
         better: dict[int, set[int]] = {}
         for index in sorted(field, key=lambda index: rows[index].error):  # only rows before it can be better
             direct = [other for other in better if proven_better(errors[other], errors[index])]
@@ -275,12 +276,7 @@ def as_table(rows: Sequence[Row]) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Every field of every row, comma-separated."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**asdict(row), "seeds": " ".join(map(str, row.seeds))})
-    return text.getvalue().rstrip("\n")
+    return fields_as_csv(Row, [{**asdict(row), "seeds": " ".join(map(str, row.seeds))} for row in rows])
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -288,15 +284,62 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=1)
 
 
+def fields_as_csv(kind: Any, rows: Iterable[dict[str, Any]]) -> str:
+    """A header with the fields of a dataclass, and a line for each row; None is nothing between two commas."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
 FORMATS = {"table": as_table, "md": as_markdown, "csv": as_csv, "json": as_json}
 
 
+RUN_COLUMNS = (
+    "recipe", "overrides", "seed", "protocol", "top1_error", "top5_error", "verdict", "epochs", "images_per_s",
+    "total_s", "device_name", "commit", "finished",
+)  # fmt: skip
+
+
+def runs_as(form: str, rows: Sequence[RunRow]) -> str:
+    """Runs one by one, in one of `FORMATS`: all fields as CSV and JSON, those that fit a page as a table."""
+    if form == "csv":
+        return fields_as_csv(RunRow, map(asdict, rows))
+    if form == "json":
+        return json.dumps([asdict(row) for row in rows], indent=1)
+    if not rows:
+        return "No results yet."
+    from tabulate import tabulate
+
+    table = [[run_cell(name, getattr(row, name)) for name in RUN_COLUMNS] for row in rows]
+    if form == "md":
+        table = [[cell.replace("|", "\\|") for cell in line] for line in table]
+    return tabulate(table, RUN_COLUMNS, tablefmt="github" if form == "md" else "simple", disable_numparse=True)
+
+
+def run_cell(name: str, value: Any) -> str:
+    """A field of a run as text."""
+    if value is None:
+        return "–"
+    if name == "commit":
+        return str(value)[:12]
+    if isinstance(value, float):
+        return f"{value:.2f}" if name.endswith("_error") else f"{value:.0f}"
+    return str(value)
+
+
 def gather(folders: Sequence[Path]) -> list[Row]:
-    """Rows of all results below `folders`; a file that is not whole is named on stderr and skipped."""
+    """Rows of all results below `folders`; a file that is left out is named on stderr."""
+    return build_rows(gather_results(folders), all_recipes())
+
+
+def gather_results(folders: Sequence[Path]) -> list[Result]:
+    """All results below `folders`; a file that is left out is named on stderr."""
     found, faults = load_results(folders)
     for fault in faults:
         print(fault, file=sys.stderr)
-    return build_rows(found, all_recipes())
+    return found
 
 
 def leaderboard(options: argparse.Namespace) -> int:
@@ -305,13 +348,18 @@ def leaderboard(options: argparse.Namespace) -> int:
         write_between_marks(Path(options.write), as_markdown(gather([COMMITTED])))
         return 0
     folders = [COMMITTED] if options.committed else [COMMITTED, runs_root(options.runs)]
-    rows = [
-        row
-        for row in gather(folders)
-        if options.dataset in (None, row.dataset) and options.protocol in (None, row.protocol)
-    ]
-    print(FORMATS[options.format](rows))
+    found = gather_results(folders)
+    if options.by_run:
+        runs = [row for row in build_run_rows(found, all_recipes()) if is_wanted(row, options)]
+        print(runs_as(options.format, runs))
+    else:
+        print(FORMATS[options.format]([row for row in build_rows(found, all_recipes()) if is_wanted(row, options)]))
     return 0
+
+
+def is_wanted(row: Row | RunRow, options: argparse.Namespace) -> bool:
+    """Whether the options' dataset and protocol are the row's, where they are given."""
+    return options.dataset in (None, row.dataset) and options.protocol in (None, row.protocol)
 
 
 def write_between_marks(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:

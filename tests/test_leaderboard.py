@@ -14,9 +14,21 @@ import pytest
 from scipy import stats
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard import BEGIN, COMMITTED, END, as_csv, as_json, as_markdown, as_table, build_rows, gather
+from benchmarks.leaderboard import (
+    BEGIN,
+    COMMITTED,
+    END,
+    as_csv,
+    as_json,
+    as_markdown,
+    as_table,
+    build_rows,
+    gather,
+    runs_as,
+)
 from benchmarks.recipe import all_recipes
 from benchmarks.results import Result, write_result
+from benchmarks.run_rows import build_run_rows
 from tests.test_results import make
 
 RECIPES = list(all_recipes())
@@ -107,6 +119,39 @@ def test_formats_hold_the_same_rows() -> None:
     assert next(csv.DictReader(io.StringIO(as_csv(rows))))["recipe"] == "mnist/lenet5"
     assert "| mnist/lenet5 " in as_markdown(rows)
     assert "0.95 ± 0.64" in as_table(rows)  # t(1, 97.5 %) = 12.706; 12.706 * 0.0707 / sqrt(2) = 0.635
+
+
+def test_runs_one_by_one_are_what_pandas_wants() -> None:
+    """A flat table with a type for each column, from which the leaderboard's own numbers come out again."""
+    pandas = pytest.importorskip("pandas")
+    errors = [0.9, 1.0, 1.2]
+    found = [
+        *runs("mnist/lenet5", errors),
+        *runs("mnist/lenet5", [0.1], "another", overrides={"trainer.max_epochs": 2}),
+    ]
+    rows = build_run_rows(found, RECIPES)
+    table = pandas.read_csv(io.StringIO(runs_as("csv", rows)))
+    means = table[table.current].groupby(["recipe", "protocol"]).top1_error.agg(["mean", "std", "count"])
+    assert means.loc["mnist/lenet5", "1crop"].tolist() == pytest.approx([np.mean(errors), np.std(errors, ddof=1), 3])
+    assert table.top1_error.dtype == float
+    assert table.wrong1.dtype == int
+    assert table.current.tolist() == [True, True, True, False]
+    assert table.verdict.tolist() == ["reproduced"] * 2 + ["short by 0.25", "changed recipe"]
+    assert table.overrides.dropna().tolist() == ['{"trainer.max_epochs": 2}']
+    assert table.published.tolist()[:3] == [0.95] * 3
+    again = pandas.DataFrame(json.loads(runs_as("json", rows)))
+    assert again.top1_error.tolist() == table.top1_error.tolist()
+    assert list(again) == list(table)
+
+
+def test_runs_one_by_one_as_a_table(bench: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = bench("leaderboard", "--by-run", "--format", "md", "--dataset", "mnist", "--committed")
+    assert status == 0
+    lines = [line for line in out.splitlines() if "mnist/lenet5" in line]
+    assert len(lines) == 5
+    assert "| 0.88 " in lines[0]
+    assert "cifar10" not in out
+    assert "No results yet" in bench("leaderboard", "--by-run", "--protocol", "10crop")[1]
 
 
 def test_no_results_yet() -> None:

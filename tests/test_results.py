@@ -1,4 +1,4 @@
-"""Result files: whole or named as broken; committed ones belong to the recipes as they are."""
+"""Result files: whole or named as broken; the newer of two counts. Committed ones: see test_check.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import results
-from benchmarks.recipe import FOLDER, identity, load_recipe
-from benchmarks.results import COMMITTED, Result, ResultError, is_result_file, load_results, read_result, write_result
+from benchmarks.results import Result, ResultError, is_result_file, load_results, read_result, write_result
 
 CLAIM = {"value": 1.0, "protocol": "1crop", "tolerance": 0.1, "tolerance_reason": "a test", "where": "here"}
 
@@ -208,37 +207,3 @@ def test_two_results_of_one_run_and_one_time_are_said_to_differ(tmp_path: Path) 
 )
 def test_which_files_are_results(path: str, expected: bool) -> None:
     assert is_result_file(Path(path)) is expected
-
-
-def committed() -> list[Path]:
-    return sorted(COMMITTED.rglob("*.json"))
-
-
-def test_committed_results_are_whole_and_current() -> None:
-    """Each belongs to a recipe as it is now, without overrides, and counted every test image."""
-    assert committed()
-    sizes = {"mnist": 10_000, "digits": 360, "cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000}
-    for path in committed():
-        assert is_result_file(path), path
-        result = read_result(path)
-        recipe = load_recipe(FOLDER / f"{result.recipe}.yaml")
-        assert path == COMMITTED / result.recipe / f"seed-{result.seed}.json"
-        assert result.identity == recipe.identity == identity(result.settings), f"{path} is of another recipe"
-        assert result.overrides == {}
-        assert all(found["count"] == sizes[recipe.dataset] for found in result.errors.values())
-        assert result.commit["clean"] is True, f"{path} was made by code that is in no commit"
-        assert {claim.protocol for claim in recipe.published.claims} <= set(result.errors)
-        assert "/" not in result.hardware["name"]
-
-
-def test_a_command_is_kept_without_the_machines_folders() -> None:
-    command = results.as_command(["throughput", "--json", "/home/ann/rates of today.json", "--plot", "plots/rates.png"])
-    assert command == "python -m benchmarks throughput --json 'rates of today.json' --plot plots/rates.png"
-
-
-def test_measurements_name_no_folder_of_a_machine() -> None:
-    files = sorted((Path(results.__file__).parent / "measurements").glob("*.json"))
-    assert files
-    for file in files:
-        words = json.loads(file.read_text())["command"].split()
-        assert not [word for word in words if word.startswith("/")], file
