@@ -28,25 +28,22 @@ class TrainingDivergedError(RuntimeError):
 class DivergenceGuard(Callback):
     """Stops a run whose loss is not finite, before a checkpoint of it is written.
 
-    The first bad step is noted on the device; the host looks at the note every `every_steps` steps and at the end of an
-    epoch, so that no step waits for the device.
+    Losses stay on the device; the host looks at them every `every_steps` steps and at the end of an epoch, so that no
+    step waits for the device, and none pays for looking.
     """
 
     def __init__(self, checkpoint: Path, every_steps: int = 50) -> None:
         self.checkpoint = checkpoint
         self.every_steps = every_steps
-        self.first_bad: torch.Tensor | None = None
+        self.unseen: list[tuple[int, torch.Tensor]] = []  # optimizer steps taken so far, and the loss
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step if its loss is the first that is not finite."""
+        """Keep the loss; look at those that were kept."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if self.first_bad is None:
-            self.first_bad = torch.tensor(-1, device=loss.device)
-        good = torch.isfinite(loss) | (self.first_bad >= 0)
-        self.first_bad = torch.where(good, self.first_bad, trainer.global_step)
-        if (batch_idx + 1) % self.every_steps == 0:
+        self.unseen.append((trainer.global_step, loss.detach()))
+        if len(self.unseen) >= self.every_steps:
             self._stop_if_bad(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -65,8 +62,12 @@ class DivergenceGuard(Callback):
                 raise self._error(f"weight {name} is not finite after step {trainer.global_step}")
 
     def _stop_if_bad(self, trainer: pl.Trainer) -> None:
-        step = -1 if self.first_bad is None else int(self.first_bad)
-        if step >= 0:
+        unseen, self.unseen = self.unseen, []
+        if not unseen:
+            return
+        good = torch.stack([loss for _, loss in unseen]).isfinite()
+        if not good.all():
+            step, _ = unseen[int(good.int().argmin())]  # the first
             raise self._error(f"the loss is not finite at step {step} (epoch {trainer.current_epoch})")
 
     def _error(self, what: str) -> TrainingDivergedError:

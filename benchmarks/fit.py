@@ -20,6 +20,7 @@ import torch
 from benchmarks import results, signals
 from benchmarks.callbacks import TrainingDivergedError, read_rows
 from benchmarks.checkpoints import newest, previous
+from benchmarks.lean import keep_freed_memory
 from benchmarks.lease import Lease
 from benchmarks.lifecycle import without_signals
 from benchmarks.notes import note
@@ -46,6 +47,7 @@ def fit(arguments: list[str]) -> int:
         RunStopped: a signal asked it to stop, and it can be gone on with.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     with signals.listening():
         cli = SuiteCLI("fit", arguments)
         protocols = protocols_of(cli.recipe.published)

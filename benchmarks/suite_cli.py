@@ -21,6 +21,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
 from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
 from benchmarks.errors import without_noise
+from benchmarks.lean import NoProfiler, skip_empty_hooks
 from benchmarks.lease import Lease
 from benchmarks.lifecycle import Agreement, EpochState, StepCheckpoint
 from benchmarks.published import Published
@@ -145,8 +146,10 @@ class SuiteCLI(LightningCLI):
         whole = WholeCheckpointIO(self.resume_from)
         with quiet_warnings():
             settings["plugins"] = [*as_list(settings["plugins"]), whole, *slurm_plugins()]
+            settings["profiler"] = settings["profiler"] or NoProfiler()
             self.trainer = pl.Trainer(**settings)
             check_tasks(self.trainer.world_size)
+        skip_empty_hooks(self.trainer, self.model)
         if self.command == "fit":
             try_training(self.model, self.datamodule, self.trainer.world_size * self.trainer.accumulate_grad_batches)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,16 @@ class Classifier(pl.LightningModule):
         self.train_errors = ErrorCount()
         self.val_errors = ErrorCount()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As ever, but at once for the name of the running hook, which Lightning sets 30 times a step.
+
+        The module's own way looks first whether the value is a parameter, a buffer or a layer.
+        """
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def load_weights(self) -> None:
         """Load the file that `weights` names, if it names one; call it when all layers are made.
 
@@ -101,7 +112,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self.train_errors.update(logits.detach(), labels, loss.detach())
+        self.train_errors.note(logits.detach(), labels, loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -242,6 +253,7 @@ class ErrorCount(Metric):
     """
 
     full_state_update = False
+    NOTED = 2**16  # logits that are kept before they are counted; counting takes some 25 small operations
     wrong1: Tensor
     wrong5: Tensor
     count: Tensor
@@ -249,19 +261,65 @@ class ErrorCount(Metric):
 
     def __init__(self) -> None:
         super().__init__()
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
         for name in ("wrong1", "wrong5", "count"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        """Count `logits` [B, K] against `labels` [B]; `loss` is the batch's mean loss. Makes no host-device sync."""
-        counted = (labels != IGNORED_LABEL).sum()
+        """Count `logits` [B, K] against `labels` [B]. Makes no host-device sync.
+
+        `loss` is the batch's mean loss; several of them [n] are those of n equal parts of the batch, in order.
+        """
+        counted = labels != IGNORED_LABEL
+        count = counted.sum()
         right = rank_of_label(logits, labels)
-        self.wrong1 += counted - (right < 1).sum()
-        self.wrong5 += counted - (right < 5).sum()
-        self.count += counted
+        self.wrong1 += count - (right < 1).sum()
+        self.wrong5 += count - (right < 5).sum()
+        self.count += count
         if loss is not None:
-            self.loss_sum += torch.where(counted > 0, loss.double() * counted, 0.0)
+            losses = loss.reshape(-1).double()
+            counts = counted.reshape(len(losses), -1).sum(1)
+            sums = torch.where(counts > 0, losses * counts, 0.0)
+            # One after the other, so that the sum is the same to the last bit however the batches come.
+            self.loss_sum = torch.cat([self.loss_sum.reshape(1), sums]).cumsum(0)[-1]
+
+    def note(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """As `update`, but counted later, many batches at once. The tensors must not be written to afterwards."""
+        if self._noted and self._noted[0][0].shape != logits.shape:
+            self.flush()
+        self._noted.append((logits, labels, loss))
+        if len(self._noted) * logits.numel() >= self.NOTED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count what was noted; whoever reads the counts finds this done."""
+        if self._noted:
+            logits, labels, losses = zip(*self._noted, strict=True)
+            self._noted = []
+            self.update(torch.cat(logits), torch.cat(labels), torch.stack(losses))
+
+    def reset(self) -> None:
+        """Back to nothing counted and nothing noted."""
+        self._noted = []
+        super().reset()
+
+    @property
+    def metric_state(self) -> dict[str, Any]:
+        """The counts so far."""
+        self.flush()
+        return super().metric_state
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Before torchmetrics looks whether anything was counted, let it be."""
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def flushed() -> Any:
+            self.flush()
+            return wrapped()
+
+        return flushed
 
     def compute(self) -> dict[str, Tensor]:
         count = self.count.clamp(min=1)

@@ -85,7 +85,7 @@ class Zoo(Classifier):
         images, labels = batch
         logits, auxiliary = main_and_auxiliary(self.network(images))
         loss = self.loss(logits, labels)
-        self.train_errors.update(logits.detach(), labels, loss.detach())
+        self.train_errors.note(logits.detach(), labels, loss.detach())
         for other in auxiliary:
             loss = loss + self.auxiliary_weight * self.loss(other, labels)
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -593,3 +594,38 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         f"weights (={path}) must fit ResNet name by name: 1 with NaN or infinity (fc.bias). Take the file of this very "
         "network, or change the network's settings to it."
     )
+
+
+def test_batches_counted_together_give_the_same_to_the_last_bit() -> None:
+    """Noted batches are counted many at once, equal or not, read at any time, copied and reset."""
+    draw = torch.Generator().manual_seed(3)
+    batches = []
+    for size in (8, 8, 8, 5, 8, 8):
+        labels = torch.randint(0, 7, (size,), generator=draw)
+        labels[0] = IGNORED_LABEL
+        batches.append((torch.randn(size, 7, generator=draw), labels, torch.rand((), generator=draw)))
+    at_once, later = ErrorCount(), ErrorCount()
+    for batch in batches:
+        at_once.update(*batch)
+        later.note(*batch)
+    assert int(later.count) == 8 * 3 + 5 - 4  # the last two of 8 are only noted so far
+    later = copy.deepcopy(later)
+    assert {name: float(value) for name, value in later.metric_state.items()} == {
+        name: float(value) for name, value in at_once.metric_state.items()
+    }
+    assert {name: float(value) for name, value in later.compute().items()} == {
+        name: float(value) for name, value in at_once.compute().items()
+    }
+    later.note(*batches[0])
+    later.reset()
+    later.note(*batches[3])
+    assert int(later.compute()["count"]) == 4
+
+
+def test_many_noted_logits_are_counted_soon() -> None:
+    errors = ErrorCount()
+    for _ in range(ErrorCount.NOTED // 700):
+        errors.note(torch.zeros(100, 7), torch.zeros(100, dtype=torch.long), torch.tensor(1.0))
+    assert int(errors.count) == 0
+    errors.note(torch.zeros(100, 7), torch.zeros(100, dtype=torch.long), torch.tensor(1.0))
+    assert int(errors.count) == 100 * (ErrorCount.NOTED // 700 + 1)
