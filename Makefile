@@ -3,7 +3,7 @@
 VENV := $(or $(ILSVRC_BENCH_VENV),.venv)
 PYTHON_HERE := $(VENV)/bin/python
 
-.PHONY: help setup demo test slurm-test lint types docs clean-runs
+.PHONY: help setup demo test slurm-test lint types docs page clean-runs
 .DEFAULT_GOAL := help
 
 help:        ## this list
@@ -33,6 +33,9 @@ docs: setup  ## write the tables into README.md, the cards into benchmarks/pheno
 	$(PYTHON_HERE) -m benchmarks leaderboard --write README.md
 	$(PYTHON_HERE) -m benchmarks throughput --write README.md
 	$(PYTHON_HERE) -m benchmarks analyze --write benchmarks/phenomena/README.md
+
+page: setup  ## write page.html: all results with tables and plots, to open from disk
+	$(PYTHON_HERE) -m benchmarks leaderboard --html page.html
 
 clean-runs:  ## delete runs/: checkpoints and logs; benchmarks/results stays
 	rm -rf runs

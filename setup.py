@@ -40,12 +40,20 @@ PARQUET = [
     "pyarrow>=17,<27",  # ImageNet in Hugging Face's shards; 17: the first built for numpy 2 on every Python here
 ]
 
+REPORT = [
+    "altair>=6,<7",  # draws the plots of `leaderboard --html`
+    "vl-convert-python>=1.9,<2",  # holds the Vega that altair 6 draws for, as one script that the page brings along
+    "itables>=2.9,<3",  # holds DataTables likewise; 2.9: the first whose script hands out jQuery as the page calls it
+    "jinja2>=3.1,<4",  # altair needs it too
+]
+
 DEV = [
     "pytest>=8,<10",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.14,<1",
     "mypy>=1.18,<3",
     "pre-commit>=4,<5",
+    "selenium>=4.20,<5",  # drives the browser that tests open the page in; from 4 on it needs no server
     "types-PyYAML>=6.0,<7",
     "types-tabulate>=0.9,<1",
     "types-tqdm>=4.66,<5",
@@ -71,8 +79,9 @@ setup(
         "ffcv": FFCV,
         "parquet": PARQUET,
         "oracles": ORACLES,
-        "dev": DEV + PARQUET,
-        "all": FFCV + DEV + PARQUET + ORACLES,
+        "report": REPORT,
+        "dev": DEV + PARQUET + REPORT,
+        "all": FFCV + DEV + PARQUET + ORACLES + REPORT,
     },
     entry_points={"console_scripts": ["ilsvrc-bench = benchmarks.cli:main"]},
 )

@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     board.add_argument("--runs", help="folder of all runs (default: runs)")
     board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
     board.add_argument("--write", metavar="FILE", help="put the committed results' table between FILE's marks")
+    board.add_argument("--html", metavar="FILE", help="write one page with tables and plots, which opens from disk")
 
     check = commands.add_parser(
         "check",

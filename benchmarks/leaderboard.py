@@ -348,6 +348,8 @@ def leaderboard(options: argparse.Namespace) -> int:
         write_between_marks(Path(options.write), as_markdown(gather([COMMITTED])))
         return 0
     folders = [COMMITTED] if options.committed else [COMMITTED, runs_root(options.runs)]
+    if options.html:
+        return write_html(options, folders)
     found = gather_results(folders)
     if options.by_run:
         runs = [row for row in build_run_rows(found, all_recipes()) if is_wanted(row, options)]
@@ -360,6 +362,20 @@ def leaderboard(options: argparse.Namespace) -> int:
 def is_wanted(row: Row | RunRow, options: argparse.Namespace) -> bool:
     """Whether the options' dataset and protocol are the row's, where they are given."""
     return options.dataset in (None, row.dataset) and options.protocol in (None, row.protocol)
+
+
+def write_html(options: argparse.Namespace, folders: Sequence[Path]) -> int:
+    """`python -m benchmarks leaderboard --html FILE`."""
+    from benchmarks import page, page_data
+
+    page.check_extra()
+    content = page_data.gather(folders, lambda row: is_wanted(row, options))
+    for fault in content.faults:
+        print(fault, file=sys.stderr)
+    wanted = {"dataset": options.dataset, "protocol": options.protocol}
+    only = " and ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
+    print(page.write_page(Path(options.html), content, only))
+    return 0
 
 
 def write_between_marks(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
