@@ -25,11 +25,23 @@ from benchmarks.lean import NoProfiler, skip_empty_hooks
 from benchmarks.lease import Lease
 from benchmarks.lifecycle import Agreement, EpochState, StepCheckpoint
 from benchmarks.published import Published
-from benchmarks.recipe import Recipe, RecipeError, by_content, find_recipe, flatten, identity, is_hardware, load_recipe
+from benchmarks.recipe import (
+    LOADER,
+    Recipe,
+    RecipeError,
+    by_content,
+    find_recipe,
+    flatten,
+    identity,
+    is_hardware,
+    load_recipe,
+)
 from benchmarks.runs import Run, RunError, runs_root
 from benchmarks.throughput import Throughput
 from datamodules.base import ImageDataModule
 from models.classifier import Classifier
+
+AS_WRITTEN: dict[tuple[str, str], dict[str, Any]] = {}  # settings of recipes, by path and text; parsing takes a second
 
 
 class SuiteCLI(LightningCLI):
@@ -186,12 +198,14 @@ class SuiteCLI(LightningCLI):
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """Every setting of model, data and trainer, flat, defaults and overrides included; files by their content."""
-        return self._resolve(self.config)
+        return self._resolve(self._dumped)
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
         """Settings, other than hardware, in which this run differs from its recipe as it stands."""
-        as_it_stands = self._resolve(self.parser.parse_args(["--config", str(self.recipe.path)]))
+        if not self._asks_for_settings():
+            return {}
+        as_it_stands = self._resolve(self._dumped_as_written())
         missing = object()
         return {
             key: self.resolved.get(key)
@@ -210,15 +224,38 @@ class SuiteCLI(LightningCLI):
         """The folder of this recipe, these settings and this seed."""
         return Run.of(runs_root(self.config.get("runs")), self.recipe.name, identity(self.settings), self.seed)
 
-    def _resolve(self, config: Any) -> dict[str, Any]:
-        nested = yaml.safe_load(self.parser.dump(config, skip_link_targets=True, skip_none=False, format="yaml"))
+    def _asks_for_settings(self) -> bool:
+        """Whether the arguments can differ from the recipe in more than hardware."""
+        settings = [
+            flag.removeprefix("--") for flag in self.flags if flag.startswith(("--model", "--data", "--trainer"))
+        ]
+        return len(self.config["config"]) > 1 or not all(map(is_hardware, settings))
+
+    @cached_property
+    def _dumped(self) -> dict[str, Any]:
+        """Every setting, nested, as it would be written in a recipe."""
+        return self._dump(self.config)
+
+    def _dumped_as_written(self) -> dict[str, Any]:
+        """Every setting of the recipe without arguments; parsed once for all runs of it that a process asks about."""
+        path = str(self.recipe.path)
+        key = path, Path(path).read_text(encoding="utf-8")
+        if key not in AS_WRITTEN:
+            AS_WRITTEN[key] = self._dump(self.parser.parse_args(["--config", path]))
+        return AS_WRITTEN[key]
+
+    def _dump(self, config: Any) -> dict[str, Any]:
+        text = self.parser.dump(config, skip_link_targets=True, skip_none=False, format="yaml")
+        nested: dict[str, Any] = yaml.load(text, LOADER)
+        return nested
+
+    def _resolve(self, nested: dict[str, Any]) -> dict[str, Any]:
         return by_content(flatten({part: nested[part] for part in ("model", "data", "trainer")}))
 
     def recipe_text(self) -> str:
         """Every setting of the run, defaults included, as a recipe: under the name custom/recipe, another run."""
-        nested = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml"))
         parts = ("seed_everything", "published", "model", "data", "trainer")
-        return yaml.safe_dump({part: nested[part] for part in parts}, sort_keys=False)
+        return yaml.safe_dump({part: self._dumped[part] for part in parts}, sort_keys=False)
 
 
 COMMANDS = {

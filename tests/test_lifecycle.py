@@ -121,7 +121,12 @@ def whole(bench: Bench, runs: dict[str, dict[str, Any]], root: Path, variant: st
     return runs[variant]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+USUAL = ("accumulated", "validated within epochs", "a schedule by epochs")  # the others are for a longer run of tests
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in VARIANTS]
+)
 def test_a_run_stopped_twice_at_random_steps_ends_with_the_same_bits(
     bench: Bench, tmp_path: Path, whole_runs: dict[str, Any], at_batch: Callable[..., None], variant: str
 ) -> None:

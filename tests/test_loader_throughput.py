@@ -224,6 +224,7 @@ def measured(bench: Bench, tmp_path: Path, *arguments: object) -> dict[str, Any]
     return found
 
 
+@pytest.mark.slow
 def test_quick_form_on_photos(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     folder = photos(tmp_path / "photos")
