@@ -23,7 +23,7 @@ REQUIRED = [
     # for Linux on x86_64; elsewhere numba may find OpenMP.
     "tbb>=2021.6; platform_machine == 'x86_64' and sys_platform == 'linux'",  # numba's own minimum; versions are years
     "timm>=1.0,<2",
-    "wandb>=0.25,<1",
+    "wandb>=0.31,<0.32",  # exactly this series: how it finds keys and goes on with runs changes between them
     "filelock>=3.12,<5",
     "tabulate>=0.9,<1",
     "tqdm>=4.66,<5",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import fit, jobs
-from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.callbacks import TrainingDivergedError
 from benchmarks.cli import add_resources
 from benchmarks.demo import ONE_DEVICE
 from benchmarks.errors import explain
@@ -28,6 +28,7 @@ from benchmarks.results import COMMITTED, load_results
 from benchmarks.runs import Run, RunError, runs_root
 from benchmarks.submit import check_data, check_ranks, data_of, read_resources
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
+from benchmarks.tables import read_rows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What watches a training run: progress on the terminal, metrics.csv, a stop when the loss is not a number."""
+"""What watches a training run: progress on the terminal, its tables, W&B, a stop when the loss is not a number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import io
 import logging
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +18,10 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from tqdm import tqdm
 
+from benchmarks.runs import Run
+from benchmarks.tables import history, merged, read_rows
+from benchmarks.throughput import Throughput
+from benchmarks.wandb_run import WandbRun
 from datamodules.files import write_whole
 
 log = logging.getLogger("benchmarks")
@@ -118,8 +124,7 @@ class EpochTable(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of epochs that the checkpoint has behind it."""
-        if self.path.exists():
-            self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
+        self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate before the schedule's step, and that nothing is validated yet."""
@@ -137,11 +142,7 @@ class EpochTable(Checkpoint):
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         log.info("epoch %s", describe_epoch(row, trainer.max_epochs))
         if trainer.is_global_zero:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, self.COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_whole(self.path, text.getvalue())
+            write_whole(self.path, as_lines(self.COLUMNS, self.rows, header=True))
 
     def _columns(self, trainer: pl.Trainer, stage: str) -> dict[str, float]:
         """What was last logged of `stage`."""
@@ -149,10 +150,131 @@ class EpochTable(Checkpoint):
         return {name: float(value) for name, value in found if name in self.COLUMNS and name.startswith(stage)}
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, first epoch first."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+class StepTable(Checkpoint):
+    """Keeps steps.csv: one row every `trainer.log_every_n_steps` optimizer steps and one at the end of each epoch.
+
+    A row is about the training images since the row before it, or since the epoch began: their mean loss and error as
+    the first rank saw them, and over all ranks how fast they were. It costs one wait for the device. Rows after the
+    checkpoint that a run goes on from are written anew, so that no step is there twice.
+
+    It is a `Checkpoint` because Lightning calls those last, and comes before the one that saves within epochs.
+    """
+
+    COLUMNS = (
+        "step", "epoch", "time", "lr", "step/loss", "step/top1_error", "step/images_per_s", "step/data_wait_share",
+        "step/memory_gb",
+    )  # fmt: skip
+    COUNTS = ("loss_sum", "wrong1", "count", "train", "data_wait", "images")  # what a row is a difference of
+
+    def __init__(self, path: Path, clock: Throughput) -> None:
+        self.path = path
+        self.clock = clock
+        self.last: dict[str, float] = {}  # counts of this epoch at the row before; empty where there was none
+        self.ranks = 0  # that counted them
+        self.rate = 0.0
+        self.row: dict[str, str] = {}  # the one just written; empty after a step without
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next row is a difference to."""
+        return {"last": self.last, "ranks": self.ranks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self.last, self.ranks = state_dict["last"], state_dict["ranks"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the rows that the checkpoint has behind it. With other ranks, counts of one are no longer comparable."""
+        if self.ranks not in (0, trainer.world_size):
+            self.last = {}
+        self.ranks = trainer.world_size
+        if trainer.is_global_zero:
+            rows = [row for row in read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            write_whole(self.path, as_lines(self.COLUMNS, rows, header=True))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts start from zero."""
+        self.last = {}
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rate before the schedule's step."""
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a row where one is due."""
+        self.row = {}
+        if not trainer.is_global_zero or not self._is_due(trainer, batch_idx + 1):
+            return
+        errors: dict[str, torch.Tensor] = cast(Any, pl_module).train_errors.metric_state
+        sums = torch.stack([errors[name].double() for name in self.COUNTS[:3]])
+        counts = dict(zip(self.COUNTS, sums.tolist(), strict=False)) | self.clock.state_dict()
+        new = {name: counts[name] - self.last.get(name, 0.0) for name in self.COUNTS}
+        self.last = {name: counts[name] for name in self.COUNTS}
+        row: dict[str, Any] = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "time": f"{time.time():.1f}",
+        }
+        row["lr"] = self.rate
+        if new["count"] > 0 and new["train"] > 0:
+            row["step/loss"] = new["loss_sum"] / new["count"]
+            row["step/top1_error"] = 100 * new["wrong1"] / new["count"]
+            row["step/images_per_s"] = new["images"] / new["train"]
+            row["step/data_wait_share"] = new["data_wait"] / new["train"]
+        if pl_module.device.type == "cuda":
+            row["step/memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
+        self.row = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(as_lines(self.COLUMNS, [self.row]))
+
+    def _is_due(self, trainer: pl.Trainer, batches: int) -> bool:
+        if batches >= trainer.num_training_batches:
+            return True
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]  # its annotation is missing
+        return batches % trainer.accumulate_grad_batches == 0 and trainer.global_step % every == 0
+
+
+class Mirror(Checkpoint):
+    """Sends the rows of steps.csv and metrics.csv to W&B as they are written; after a resume, what W&B lacks of them.
+
+    An epoch's last step waits for the epoch's row, and both are one row of W&B. It comes after both tables.
+    """
+
+    def __init__(self, run: Run, steps: StepTable, epochs: EpochTable) -> None:
+        self.run = run
+        self.steps = steps
+        self.epochs = epochs
+        self.wandb = WandbRun(run)  # which does nothing until another one is put in its place
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Send what a process before this one did not."""
+        if self.wandb.client is not None:
+            self.wandb.log_all(history(self.run, trainer.global_step))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Send the step's row, unless the epoch's follows."""
+        if self.steps.row and batch_idx + 1 < trainer.num_training_batches:
+            self.wandb.log_all(merged([self.steps.row], []))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Send the epoch's row with that of its last step."""
+        if self.epochs.rows:
+            self.wandb.log_all(merged([self.steps.row] if self.steps.row else [], self.epochs.rows[-1:]))
+
+
+def as_lines(columns: Sequence[str], rows: Sequence[dict[str, Any]], header: bool = False) -> str:
+    """Rows as lines of a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def describe_epoch(row: dict[str, Any], epochs: int | None) -> str:

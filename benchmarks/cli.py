@@ -97,6 +97,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("files", nargs="*", metavar="FILE", help="result files (default: all in benchmarks/results)")
 
+    sync = commands.add_parser(
+        "sync",
+        help="send runs to W&B that were trained without it",
+        description="Send to W&B what it does not have of the runs below a folder: rows of their tables, results, "
+        "files. For a machine that reaches it, such as a login node; needs a key (`wandb login`). May be given again: "
+        "nothing arrives twice, and a run counts as sent once W&B says that it has it. Exit status 1 if one failed.",
+    )
+    sync.add_argument("root", nargs="?", metavar="ROOT", help="folder of runs, or one run (default: runs)")
+    sync.add_argument("--dry-run", action="store_true", help="send nothing: say what would be")
+
     ablate = commands.add_parser(
         "ablate",
         help="train the variants of a grid over seeds; cells and contrasts beside the paper's",
@@ -327,6 +337,10 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.check import check
 
         return check
+    if name == "sync":
+        from benchmarks.sync import sync
+
+        return sync
     if name == "leaderboard":
         from benchmarks.leaderboard import leaderboard
 

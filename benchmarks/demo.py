@@ -13,6 +13,7 @@ from benchmarks.leaderboard import as_table, gather
 from benchmarks.runs import runs_root
 
 ONE_DEVICE = ("--trainer.devices", "1")  # small batches, and ranks would start the whole demo again
+UNSENT = ("--wandb", "disabled")
 
 RECIPES = ("digits/linear", "digits/mlp", "digits/lenet5", "digits/vgg", "digits/resnet")
 
@@ -24,7 +25,9 @@ def demo(options: argparse.Namespace) -> int:
     print(f"{len(RECIPES)} networks, {options.seeds} seeds each, on digits (1 437 training and 360 test images).")
     for recipe in RECIPES:
         for seed in range(options.seeds):
-            fit.main("fit", ["--config", recipe, "--seed_everything", str(seed), "--runs", str(runs), *ONE_DEVICE])
+            fit.main(
+                "fit", ["--config", recipe, "--seed_everything", str(seed), "--runs", str(runs), *ONE_DEVICE, *UNSENT]
+            )
     print(f"\n{as_table([row for row in gather([runs]) if row.dataset == 'digits'])}\n")
     print(
         f"Took {time.perf_counter() - started:.0f} s. Checkpoints, metrics.csv and results: {runs.resolve() / 'digits'}"

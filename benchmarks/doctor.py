@@ -506,8 +506,8 @@ def wandb_key_from() -> str:
     """Where a W&B key lies; "" where there is none. The key itself is not read out."""
     if os.environ.get("WANDB_API_KEY"):
         return "WANDB_API_KEY"
-    # Releases from 0.31 on talk to another host by default and still take the key of this one.
-    hosts = {"api.wandb.ai", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname}
+    # Releases from 0.31 on talk to the second by default and still take the key of the first.
+    hosts = {"api.wandb.ai", "api.forge.coreweave.com", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname}
     for file in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
         path = Path(file).expanduser()
         if path.is_file() and hosts & set(netrc.netrc(str(path)).hosts):
@@ -519,14 +519,15 @@ def check_wandb() -> Check:
     """Whether W&B would get the results. Files are the record, so nothing depends on it."""
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("disabled", "offline", "dryrun"):
-        return Check("w&b", "ok", f"WANDB_MODE is {mode}: nothing is sent")
+        later = "" if mode == "disabled" else " while runs train, `python -m benchmarks sync` sends them"
+        return Check("w&b", "ok", f"WANDB_MODE is {mode}: nothing is sent{later}")
     try:
         place = wandb_key_from()
     except (netrc.NetrcParseError, OSError) as error:
         return Check("w&b", "warning", f"netrc cannot be read: {in_short(error)}", "Correct that line of ~/.netrc.")
     if place:
         return Check("w&b", "ok", f"a key is in {place}" + (f", WANDB_MODE is {mode}" if mode else ""))
-    if mode:
+    if mode not in ("", "auto"):
         return Check("w&b", "warning", f"WANDB_MODE is {mode}, and there is no key", "wandb login, or unset WANDB_MODE")
     return Check("w&b", "ok", "no key: results are written to files only (`wandb login` to send them, too)")
 

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks import results, signals
-from benchmarks.callbacks import TrainingDivergedError, read_rows
+from benchmarks.callbacks import TrainingDivergedError
 from benchmarks.checkpoints import newest, previous
 from benchmarks.lean import keep_freed_memory
 from benchmarks.lease import Lease
@@ -29,7 +29,10 @@ from benchmarks.published import Published
 from benchmarks.recipe import RecipeError, identity
 from benchmarks.runs import Run, RunError
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
+from benchmarks.tables import read_rows
 from benchmarks.throughput import summary
+from benchmarks.wandb_mode import Decision, decide
+from benchmarks.wandb_run import Status, WandbRun, images_of, note_start, place, read_record
 from datamodules.files import write_whole
 
 log = logging.getLogger("benchmarks")
@@ -61,7 +64,7 @@ def fit(arguments: list[str]) -> int:
             if cli.config.again and is_first_process():
                 cli.run.set_aside()
             cli.run.make()
-            with recorded(cli.run), divergence_recorded(cli.run):
+            with told_to_wandb(cli), recorded(cli.run), divergence_recorded(cli.run):
                 train(cli, protocols, started, lease)
     return 0
 
@@ -176,6 +179,8 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         run.resolved_recipe.write_text(cli.recipe_text(), encoding="utf-8")
         loader, why = cli.datamodule.chosen_loader
         log.info("%s: loader %s (%s), %s", run.folder, loader, why, "resumed" if cli.resume_from else "new")
+    if cli.trainer.is_global_zero and cli.mirror:
+        cli.mirror.wandb = begin(run, known_facts(cli, code), decision_for(cli))
     with quiet_warnings(), stoppable(cli.trainer):
         checkpoint = str(cli.resume_from) if cli.resume_from else None
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -188,6 +193,59 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         previous(run.checkpoint).unlink(missing_ok=True)
         run.write_state("finished", step=cli.trainer.global_step, epoch=cli.trainer.current_epoch)
         print(f"done: {describe(result)} in {result.seconds['total']:.0f} s. Files: {run.folder}")
+
+
+@contextmanager
+def told_to_wandb(cli: SuiteCLI) -> Iterator[None]:
+    """Tell W&B, if it has the run, how it ended, when the run's own files say so already."""
+    status: Status = "failed"
+    try:
+        yield
+        status = "finished"
+    except TrainingDivergedError:
+        status = "diverged"
+        raise
+    except (signals.RunStopped, KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        raise
+    finally:
+        if cli.mirror:
+            end(cli.mirror.wandb, status, results.read_result(cli.run.result) if status == "finished" else None)
+
+
+def end(wandb: WandbRun, status: Status, result: results.Result | None) -> None:
+    """Close the W&B run, and say so if anything went wrong with it."""
+    wandb.log_images(images_of(wandb.run) if result else {}, wandb.last)
+    wandb.finish(status, result, confirm=result is not None)
+    if wandb.fault:
+        say(f"W&B {wandb.fault}: the run's files have it all, and `python -m benchmarks sync` sends it.")
+
+
+def decision_for(cli: SuiteCLI) -> Decision:
+    """What the run does about W&B; nothing where Lightning's own logger was asked for, for there can be only one."""
+    if any(type(logger).__name__ == "WandbLogger" for logger in cli.trainer.loggers):
+        return Decision("disabled", "--trainer.logger WandbLogger was given instead", loud=True)
+    return decide(cli.config.wandb)
+
+
+def begin(run: Run, facts: dict[str, Any], decision: Decision) -> WandbRun:
+    """Open the W&B run if that was decided, and say what becomes of the run at W&B."""
+    wandb = WandbRun(run, note_start(run, decision.mode, facts))
+    if decision.mode == "online":
+        wandb.open()
+    if wandb.client is not None:
+        say(f"W&B: {wandb.record['url']}")
+    elif decision.mode != "online":
+        later = "; `python -m benchmarks sync` can send it later" if decision.mode == "offline" else ""
+        say(f"W&B: {decision.mode}, {decision.why}{later}", loud=decision.loud)
+    return wandb
+
+
+def say(text: str, loud: bool = True) -> None:
+    """To the log, and aloud."""
+    log.info(text)
+    if loud:
+        print(text, flush=True)
 
 
 def protocols_of(published: Published | None) -> list[str]:
@@ -259,26 +317,33 @@ def summarise(
     loader, _ = cli.datamodule.chosen_loader
     return results.Result(
         schema=results.SCHEMA,
-        recipe=cli.recipe.name,
-        identity=identity(cli.settings),
-        overrides=cli.overrides,
-        seed=cli.seed,
+        **known_facts(cli, {"id": code["id"], "clean": code["clean"] and results.commit() == code}),
         errors=errors,
         training=training,
-        parameters=count_parameters(cli.model),
-        published=asdict(cli.recipe.published),
-        settings=cli.settings,
-        resolved={key: value for key, value in cli.resolved.items() if key not in PRIVATE},
         dataset={"name": cli.datamodule.name, "loader": loader}
         | {s: dataset_record(cli, s) for s in ("train", "test")},
         throughput=summary([float(row["perf/images_per_s"]) for row in rows]),
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        hardware=hardware(cli.trainer),
-        versions=results.versions(),
-        commit={"id": code["id"], "clean": code["clean"] and results.commit() == code},
         finished=results.now(),
-        wandb_id=next((str(lg.version) for lg in cli.trainer.loggers if type(lg).__name__ == "WandbLogger"), None),
+        wandb_id=place(read_record(cli.run)) or None,
     )
+
+
+def known_facts(cli: SuiteCLI, code: dict[str, Any]) -> dict[str, Any]:
+    """Those parts of a result that are known before training; `code` is the commit."""
+    return {
+        "recipe": cli.recipe.name,
+        "identity": identity(cli.settings),
+        "overrides": cli.overrides,
+        "seed": cli.seed,
+        "parameters": count_parameters(cli.model),
+        "published": asdict(cli.recipe.published),
+        "settings": cli.settings,
+        "resolved": {key: value for key, value in cli.resolved.items() if key not in PRIVATE},
+        "hardware": hardware(cli.trainer),
+        "versions": results.versions(),
+        "commit": code,
+    }
 
 
 PRIVATE = frozenset(["data.init_args.root", "data.init_args.cache", "trainer.default_root_dir"])  # paths of a machine

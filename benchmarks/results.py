@@ -55,7 +55,7 @@ class Result:
         versions: of Python and the packages.
         commit: of the suite, and whether its working tree was clean; None where git does not know.
         finished: date and time, UTC.
-        wandb_id: of the W&B run, if there was one.
+        wandb_id: of its W&B run: entity/project/id, or the id alone of one that was not sent while it trained.
         members: of an ensemble, each network: its recipe, identity, seed or weights, its errors as measured here, and
             the date of its own result. An ensemble has no training and no throughput of its own, `seed` counts its
             repetitions with other members, and `parameters` are those of all members.

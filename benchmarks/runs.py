@@ -1,9 +1,9 @@
 """Runs: where one recipe with one seed keeps its files, who may write there, and whether it is finished.
 
-A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, log.txt,
-state.json and, when the run is finished, result.json; diverged.json if its loss did not stay finite. The same command
-finds the same folder again: it goes on where the run stopped, or says that it is finished. `$ILSVRC_BENCH_RUNS` names
-another folder than `runs`.
+A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, steps.csv,
+log.txt, state.json, wandb.json and, when the run is finished, result.json; diverged.json if its loss did not stay
+finite. The same command finds the same folder again: it goes on where the run stopped, or says that it is finished.
+`$ILSVRC_BENCH_RUNS` names another folder than `runs`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,21 @@ class Run:
     def metrics(self) -> Path:
         """One row per epoch."""
         return self.folder / "metrics.csv"
+
+    @property
+    def steps(self) -> Path:
+        """One row every few optimizer steps, see `StepTable`."""
+        return self.folder / "steps.csv"
+
+    @property
+    def wandb(self) -> Path:
+        """Which W&B run it is, and what W&B is known to have of it, see `benchmarks.wandb_run`."""
+        return self.folder / "wandb.json"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the pictures that are drawn of a finished run, PNG files."""
+        return self.folder / "figures"
 
     @property
     def result(self) -> Path:

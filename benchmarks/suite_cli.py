@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from jsonargparse.typing import PositiveFloat
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, RunProgress
+from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, Mirror, RunProgress, StepTable
 from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
 from benchmarks.errors import without_noise
 from benchmarks.lean import NoProfiler, skip_empty_hooks
@@ -47,13 +47,14 @@ AS_WRITTEN: dict[tuple[str, str], dict[str, Any]] = {}  # settings of recipes, b
 class SuiteCLI(LightningCLI):
     """LightningCLI that parses a recipe at once and builds data, network and trainer only when asked to.
 
-    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes` and `--ckpt_path`, and links the number of
-    classes and the seed.
+    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes`, `--wandb` and `--ckpt_path`, and links the
+    number of classes and the seed.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
         self.resume_from: Path | None = None  # the checkpoint that training goes on from
+        self.mirror: Mirror | None = None  # what sends a training run to W&B
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advice on other products
         super().__init__(
             model_class=Classifier,
@@ -96,6 +97,13 @@ class SuiteCLI(LightningCLI):
                 default=10.0,
                 help="minutes between checkpoints within an epoch; there is one at the end of each anyway",
             )
+            parser.add_argument(
+                "--wandb",
+                type=Literal["auto", "online", "offline", "disabled"] | None,
+                default=None,
+                help="send the run to W&B: auto (default, or $WANDB_MODE) where there is a key and a network; "
+                "`sync` sends it later, unless disabled; $WANDB_PROJECT and $WANDB_ENTITY say where to",
+            )
         else:
             parser.add_argument(
                 "--ckpt_path",
@@ -123,12 +131,16 @@ class SuiteCLI(LightningCLI):
         """What watches a training run, whose lock is `lease`."""
         agreement, guard, clock = Agreement(), DivergenceGuard(self.run.checkpoint), Throughput()
         state = EpochState(self.seed, agreement)
+        steps, epochs = StepTable(self.run.steps, clock), EpochTable(self.run.metrics)
+        self.mirror = Mirror(self.run, steps, epochs)
         return [
             EpochSeed(self.seed),
             guard,
             clock,
             RunProgress(f"{self.recipe.name} seed {self.seed}"),
-            EpochTable(self.run.metrics),
+            steps,
+            epochs,
+            self.mirror,
             state,
             last_epoch(self.run.checkpoint),
             StepCheckpoint(self.run, self.config.checkpoint_minutes, agreement, state, guard, clock, lease),

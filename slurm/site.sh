@@ -33,6 +33,7 @@ if [[ -n "${ILSVRC_BENCH_CACHE:-}" ]]; then export ILSVRC_BENCH_CACHE; fi
 
 # Network. NCCL and gloo find the interface by themselves on most clusters.
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
-# Compute nodes often have no internet: W&B writes to files, `wandb sync` on a login node uploads them.
-: "${WANDB_MODE:=offline}" "${HF_HUB_OFFLINE:=1}"
-export WANDB_MODE HF_HUB_OFFLINE
+# Compute nodes often have no internet. Runs find out within seconds whether they reach W&B, and `python -m benchmarks
+# sync` on a login node sends those that did not; WANDB_MODE=offline spares them the question.
+: "${HF_HUB_OFFLINE:=1}"
+export HF_HUB_OFFLINE

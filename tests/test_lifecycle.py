@@ -53,6 +53,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(file)]
 
 
+def step_rows(folder: Path) -> list[dict[str, str]]:
+    """Of steps.csv what does not depend on the clock."""
+    kept = ("step", "epoch", "lr", "step/loss", "step/top1_error")
+    with open(folder / "steps.csv", newline="") as file:
+        return [{name: row[name] for name in kept} for row in csv.DictReader(file)]
+
+
 def everything(folder: Path) -> dict[str, Any]:
     """Weights, optimizer, schedules, random generators, rows and errors of a finished run."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
@@ -61,6 +68,7 @@ def everything(folder: Path) -> dict[str, Any]:
     return {
         **{part: checkpoint[part] for part in parts},
         "rows": rows(folder),
+        "steps": step_rows(folder),
         "errors": result.errors,
         "training": result.training,
         "state": {k: v for k, v in json.loads((folder / "state.json").read_text()).items() if k != "at"},

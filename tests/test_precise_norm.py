@@ -16,9 +16,9 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks import precise_norm, results
-from benchmarks.callbacks import read_rows
 from benchmarks.precise_norm import ExactBatchNorm
 from benchmarks.recipe import find_recipe
+from benchmarks.tables import read_rows
 from datamodules.batches import Reading
 from datamodules.digits import Digits
 from datamodules.loaders import ArrayBatches

@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
-from benchmarks.callbacks import read_rows
 from benchmarks.recipe import find_recipe
+from benchmarks.tables import read_rows
 from models.schedules import Cosine, PiecewiseLinear, StepDecay
 
 Bench = Callable[..., tuple[int, str, str]]
