@@ -45,6 +45,7 @@ REPORT = [
     "vl-convert-python>=1.9,<2",  # holds the Vega that altair 6 draws for, as one script that the page brings along
     "itables>=2.9,<3",  # holds DataTables likewise; 2.9: the first whose script hands out jQuery as the page calls it
     "jinja2>=3.1,<4",  # altair needs it too
+    "wandb-workspaces>=0.4.13,<0.5",  # W&B reports; what they send is read by a method of no public name
 ]
 
 DEV = [

@@ -86,8 +86,34 @@ def build_parser() -> argparse.ArgumentParser:
     board.add_argument("--protocol", help="only this protocol")
     board.add_argument("--runs", help="folder of all runs (default: runs)")
     board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
+    board.add_argument(
+        "--from-wandb",
+        metavar="ENTITY/PROJECT",
+        help="also the finished runs of a W&B project; the newer of two counts",
+    )
     board.add_argument("--write", metavar="FILE", help="put the committed results' table between FILE's marks")
     board.add_argument("--html", metavar="FILE", help="write one page with tables and plots, which opens from disk")
+
+    report = commands.add_parser(
+        "report",
+        help="write the results as a W&B report and workspace, print their addresses",
+        description="Build a report and a workspace from result files, here and at W&B, and save them in a W&B "
+        "project; again, in the place of those saved before. Needs `pip install -e '.[report]'`.",
+    )
+    report.add_argument(
+        "project",
+        nargs="?",
+        metavar="ENTITY/PROJECT",
+        help="default: $WANDB_ENTITY, or whose key it is, and $WANDB_PROJECT, or ilsvrc-bench",
+    )
+    report.add_argument("--runs", help="folder of all runs (default: runs)")
+    report.add_argument(
+        "--dry-run",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="save nothing, ask W&B nothing: write what would be sent, as JSON, to FILE or standard output",
+    )
 
     check = commands.add_parser(
         "check",
@@ -333,6 +359,10 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.stage import stage_files
 
         return stage_files
+    if name == "report":
+        from benchmarks.report import report
+
+        return report
     if name == "check":
         from benchmarks.check import check
 

@@ -254,13 +254,18 @@ FOOTNOTE = (
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """One Markdown table per dataset, and what its columns mean."""
-    from tabulate import tabulate
-
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        table = [[cell.replace("|", "\\|") for cell in cells(row)] for row in rows if row.dataset == dataset]
-        parts.append(f"**{dataset}**\n\n" + tabulate(table, HEADERS, tablefmt="github", disable_numparse=True))
+        parts.append(f"**{dataset}**\n\n" + markdown_table([row for row in rows if row.dataset == dataset]))
     return "\n\n".join([*parts, FOOTNOTE]) if parts else "No results yet."
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The rows as one Markdown table."""
+    from tabulate import tabulate
+
+    table = [[cell.replace("|", "\\|") for cell in cells(row)] for row in rows]
+    return tabulate(table, HEADERS, tablefmt="github", disable_numparse=True)
 
 
 def as_table(rows: Sequence[Row]) -> str:
@@ -347,7 +352,7 @@ def leaderboard(options: argparse.Namespace) -> int:
     if options.write:
         write_between_marks(Path(options.write), as_markdown(gather([COMMITTED])))
         return 0
-    folders = [COMMITTED] if options.committed else [COMMITTED, runs_root(options.runs)]
+    folders = folders_of(options)
     if options.html:
         return write_html(options, folders)
     found = gather_results(folders)
@@ -357,6 +362,16 @@ def leaderboard(options: argparse.Namespace) -> int:
     else:
         print(FORMATS[options.format]([row for row in build_rows(found, all_recipes()) if is_wanted(row, options)]))
     return 0
+
+
+def folders_of(options: argparse.Namespace) -> list[Path]:
+    """Where results are: committed ones, those of runs here, and, fetched now, those of a team's W&B project."""
+    folders = [COMMITTED] if options.committed else [COMMITTED, runs_root(options.runs)]
+    if options.from_wandb:
+        from benchmarks.wandb_results import fetch
+
+        folders.append(fetch(options.from_wandb))
+    return folders
 
 
 def is_wanted(row: Row | RunRow, options: argparse.Namespace) -> bool:

@@ -92,6 +92,8 @@ class WandbDouble:
         self.unanswered: list[str] = []
         self.requests: list[str] = []  # kinds, in order, with the name of the operation or the file
         self.faults: dict[str, Fault] = {}
+        self.views: dict[str, dict[str, Any]] = {}  # reports and workspaces, by id, as they were last saved
+        self.saves: list[str] = []  # ids of views, each time one was saved
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.keys = {KEY}
         self.lock = threading.RLock()
@@ -322,6 +324,34 @@ class WandbDouble:
             "updatedAt": "2026-01-01T00:00:00",
             "md5": "",
         }
+
+    # Reports and workspaces -------------------------------------------------------------------------------------------
+
+    def answer_GetProjects(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """All projects of the entity on one page."""
+        names = sorted({run.project for run in self.runs.values() if run.entity == variables["entity"]})
+        nodes = [{"id": f"P{n}", "name": name, "entityName": variables["entity"]} for n, name in enumerate(names)]
+        nodes = [node | {"createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None} for node in nodes]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": node, "cursor": node["id"]} for node in nodes], "pageInfo": page}}
+
+    def answer_upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Save a view: a new one without an id, else the one that has it."""
+        given = variables.get("id")
+        if given is not None and given not in self.views:
+            raise KeyError(f"no view {given}")
+        name = given or base64.b64encode(f"View:{len(self.views)}".encode()).decode()
+        project = {"id": "P0", "name": variables["projectName"], "entityName": variables["entityName"]}
+        times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+        kept = {key: variables.get(key) for key in ("name", "displayName", "description", "type", "spec")}
+        self.views[name] = {"id": name, "project": project, **times, **kept}
+        self.saves.append(name)
+        return {"upsertView": {"view": self.views[name], "inserted": given is None}}
+
+    answer_UpsertView2 = answer_upsertView
+
+    def answer_SpecificReport(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"view": self.views.get(variables["reportId"])}
 
     # file_stream and files --------------------------------------------------------------------------------------------
 
