@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Result, write_result
+from benchmarks.results import COMMITTED, Result, read_result, write_result
 from tests.test_leaderboard import IDENTITIES
 from tests.test_results import make
 from tests.wandb_double import StoredRun, WandbDouble
@@ -140,3 +141,26 @@ def test_no_key_and_no_server(bench: Bench, server: WandbDouble, monkeypatch: py
         f"error: W&B: {server.url} refuses the key (`wandb login --relogin` asks for another). Nothing of team/p was "
         "read.\n"
     )
+
+
+def test_what_sync_sends_is_read_back_to_the_last_digit(
+    bench: Bench, server: WandbDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = COMMITTED / "cifar10" / "resnet20_short_without_norm" / "seed-0"
+    result = read_result(source.with_suffix(".json"))
+    folder = tmp_path / "runs" / result.recipe / result.identity / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_bytes(source.with_suffix(".json").read_bytes())
+    (folder / "metrics.csv").write_bytes(source.with_suffix(".csv").read_bytes())
+    status, out, err = bench("sync", tmp_path / "runs")
+    assert status == 0, err
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr("benchmarks.leaderboard.COMMITTED", tmp_path / "none")
+    status, out, err = bench("leaderboard", "--by-run", "--format", "json", "--from-wandb", "team/ilsvrc-bench")
+    assert (status, err) == (0, "")
+    (row,) = json.loads(out)
+    (there,) = (tmp_path / "cache" / "wandb" / "team" / "ilsvrc-bench").glob("*/seed-0")
+    assert read_result(there / "result.json") == replace(result, wandb_id=row["wandb_id"])
+    assert row["wandb_id"].startswith("team/ilsvrc-bench/cifar10-resnet20_short_without_norm-")
+    assert (there / "metrics.csv").read_bytes() == source.with_suffix(".csv").read_bytes()
+    assert server.unanswered == []
