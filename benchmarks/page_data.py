@@ -277,7 +277,10 @@ def safe_url(text: str) -> str:
 
 
 def wandb_url(result: Result) -> str:
-    """The address of a result's W&B run; empty where entity or project are not among its settings."""
+    """The address of a result's W&B run; empty where entity or project are neither in its id nor in its settings."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+", str(result.wandb_id)):
+        team, place, name = str(result.wandb_id).split("/")
+        return f"https://wandb.ai/{team}/{place}/runs/{name}"
     said = {key.rpartition(".")[2]: value for key, value in result.resolved.items() if "WandbLogger" in str(value)}
     said |= {key.rpartition(".")[2]: v for key, v in result.resolved.items() if key.startswith("trainer.logger.")}
     entity, project = said.get("entity"), said.get("project")

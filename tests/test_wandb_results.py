@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.page_data import wandb_url
 from benchmarks.results import COMMITTED, Result, read_result, write_result
 from tests.test_leaderboard import IDENTITIES
 from tests.test_results import make
@@ -116,6 +117,12 @@ def test_what_the_team_ran_counts_in_the_table(bench: Bench, server: WandbDouble
     status, out, _ = bench("leaderboard", "--format", "json", "--committed", "--from-wandb", "team/p")
     (row,) = [row for row in json.loads(out) if row["recipe"] == "mnist/lenet5"]
     assert (status, row["seeds"]) == (0, [0, 1, 2, 3, 4, 20, 21, 22])
+
+
+def test_page_links_to_the_run() -> None:
+    assert wandb_url(lenet(0, 1.0, wandb_id="team/p/d")) == "https://wandb.ai/team/p/runs/d"
+    assert wandb_url(lenet(0, 1.0, wandb_id="d")) == ""
+    assert wandb_url(lenet(0, 1.0, wandb_id='team/p/"><script>')) == ""
 
 
 @pytest.mark.parametrize("project", ["p", "team/p/run", "team/", "../p", "team/.."])
