@@ -39,7 +39,7 @@ from models.lenet import ScaledTanh
 from models.mlp import MLP
 
 PAPER = "Rumelhart, Hinton, Williams 1986; Donoho, Papyan, Zhong 2019, STATS 385, lecture 1"
-COST = "about a minute on two cores; smoke 5 s"
+COST = "2 min on two busy cores; smoke seconds; full is not tried"
 
 DERIVATIVES: dict[type, Callable[[Tensor, Tensor], Tensor]] = {  # of z and h = sigma(z); the diagonal of D
     nn.ReLU: lambda z, h: (z > 0).to(z.dtype),
