@@ -170,6 +170,7 @@ def test_the_command_itself(bench: Bench) -> None:
     status, out, _ = bench("analyze", "--list")
     assert status == 0
     analyses = all_analyses()
+    assert analyses
     for one in analyses:
         assert f"{one.name}\n  {one.claim}\n  {one.paper}\n  takes: {one.cost}" in out
     assert bench("analyze", "--seed", "1")[::2] == (
