@@ -16,6 +16,7 @@ from torch import nn
 from benchmarks.cli import main
 from benchmarks.phenomena import backprop
 from benchmarks.phenomena.analysis import AnalysisError
+from benchmarks.phenomena.cards import RESULTS
 from models.lenet import LeNet5, ScaledTanh
 from models.mlp import MLP
 from models.resnet import ResNet
