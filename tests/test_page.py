@@ -611,6 +611,14 @@ def test_link_opens_its_recipe(opened: Any) -> None:
     assert "published:" in opened.find_element(By.ID, target).text
 
 
+def test_page_is_as_wide_as_a_phone(opened: Any) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    opened.execute_async_script("setTimeout(arguments[0], 1000)")
+    assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_nothing_is_complained_of_and_nothing_leaves_the_machine(opened: Any) -> None:
     assert [entry["message"] for entry in opened.get_log("browser")] == []
     asked = requests(opened)
