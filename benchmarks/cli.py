@@ -201,10 +201,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     throughput = commands.add_parser(
         "throughput",
-        help="images per second of the loaders, beside their peers",
-        description="Measure loaders alone: images per processor second of the suite's and of FFCV, torchvision, timm "
-        "and, where they are installed, DALI, SPDL and webdataset, on the same images. Each runs in a process of its "
-        "own; they take turns. The first measurement of a dataset writes its files to the cache.",
+        help="images per second of recipes, taken apart, or of the loaders beside their peers",
+        description="With recipes: images per second of the network alone, of the loader alone and of fit, the parts "
+        "of a step, FLOPs and their share of what the device can do, peak memory, and what bounds them; settings such "
+        "as --data.batch_size 256 or --trainer.precision bf16-mixed may follow. With --loaders, loaders alone: images "
+        "per processor second of the suite's and of FFCV, torchvision, timm and, where they are installed, DALI, SPDL "
+        "and webdataset, on the same images. Each runs in a process of its own.",
+    )
+    throughput.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as mnist/lenet5")
+    throughput.add_argument("--steps", type=positive, default=30, help="of each measurement of a recipe (default: 30)")
+    throughput.add_argument(
+        "--search-batch", type=positive, metavar="LIMIT", help="find the largest batch up to LIMIT that fits in memory"
     )
     throughput.add_argument(
         "--loaders",
@@ -232,6 +239,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
+
+    race = commands.add_parser("time-to-accuracy", help="seconds until a test accuracy is reached, over several seeds")
+    race.add_argument("recipe", nargs="?", default="mnist/lenet5_fast", help="default: mnist/lenet5_fast")
+    race.add_argument("--until", type=float, default=99.0, help="accuracy in percent (default: 99)")
+    race.add_argument("--seeds", type=positive, default=5, help="runs (default: 5)")
+    race.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    race.add_argument("--tsv", metavar="FILE", help="write the first run in DAWNBench's form")
+
+    peers = commands.add_parser(
+        "peers",
+        help="training steps beside those of today's scripts",
+        description="Steps of fit beside those of a bare loop, of torchvision's references and of timm's script: the "
+        "same network, batch and optimizer, in alternation. Settings of the recipe may follow.",
+    )
+    peers.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
+    peers.add_argument("--rounds", type=positive, default=5, help="turns of each (default: 5)")
+    peers.add_argument("--steps", type=positive, default=100, help="steps of each turn (default: 100)")
+    peers.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    peers.add_argument("--write", metavar="FILE", help="put the committed measurements' tables between FILE's marks")
 
     overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
     overhead.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
@@ -310,7 +336,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of a command; `settings` are what ablate, ensemble and submit hand on to every run."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("ablate", "ensemble", "submit"):
+    if rest and options.command not in ("ablate", "ensemble", "peers", "submit", "throughput"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     options.arguments = arguments
@@ -340,9 +366,17 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
 
         return prepare
     if name == "throughput":
-        from benchmarks.loader_throughput import loader_throughput
+        from benchmarks.throughput_command import throughput
 
-        return loader_throughput
+        return throughput
+    if name == "peers":
+        from benchmarks.step_peers import step_peers
+
+        return step_peers
+    if name == "time-to-accuracy":
+        from benchmarks.time_to_accuracy import time_to_accuracy
+
+        return time_to_accuracy
     if name == "submit":
         from benchmarks.submit import submit
 

@@ -43,7 +43,7 @@ def loader_throughput(options: argparse.Namespace) -> int:
         write_between_marks(Path(options.write), as_markdown(committed()), BEGIN, END)
         return 0
     if options.loaders is None:
-        raise RunError("throughput needs --loaders with imagenet, cifar10 or mnist, or --write with a file.")
+        raise RunError("throughput needs a recipe, --loaders with imagenet, cifar10 or mnist, or --write with a file.")
     if options.quick:
         options.images = options.images or QUICK[options.loaders]
         options.batch_size, options.rounds = min(options.batch_size, 32), 1

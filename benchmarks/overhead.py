@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
@@ -53,7 +54,7 @@ def clock(device: torch.device) -> float:
     return process_time() if device.type == "cpu" else perf_counter()
 
 
-def built(recipe: str, steps: int, folder: str, watching: list[pl.Callback]) -> SuiteCLI:
+def built(recipe: str, steps: int, folder: str, watching: list[pl.Callback], settings: Sequence[str] = ()) -> SuiteCLI:
     """The recipe's data, network and trainer for `steps` measured steps, with the callbacks of `fit` and a clock."""
     total = WARM_UP_STEPS + steps
     cli = SuiteCLI(
@@ -71,6 +72,7 @@ def built(recipe: str, steps: int, folder: str, watching: list[pl.Callback]) -> 
             str(total),
             "--trainer.limit_val_batches",
             "0",
+            *settings,
         ],
     )
     cli.run.make()
@@ -101,11 +103,11 @@ class Clock(pl.Callback):
             self.seconds = clock(pl_module.device) - self.seconds
 
 
-def lightning_seconds(recipe: str, steps: int) -> float:
-    """Seconds of `steps` steps as `fit` takes them."""
+def lightning_seconds(recipe: str, steps: int, settings: Sequence[str] = ()) -> float:
+    """Seconds of `steps` steps as `fit` takes them, with other `settings` than the recipe's."""
     stopwatch = Clock(steps)
     with TemporaryDirectory() as folder, quiet_warnings():
-        cli = built(recipe, steps, folder, [stopwatch])
+        cli = built(recipe, steps, folder, [stopwatch], settings)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return stopwatch.seconds
 

@@ -1,0 +1,59 @@
+"""The peers' steps are the same mathematics, and the table's ratios are those of each round."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.peers.mnist_example import network
+from benchmarks.step_peers import BEGIN, COMMITTED, END, PEERS, as_markdown, committed
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_every_peer_takes_the_same_steps() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(6, 4), torch.randint(0, 7, (6,))
+    first = torch.nn.Linear(4, 7)
+    found = []
+    for step in PEERS.values():
+        net = copy.deepcopy(first)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        for number in range(3):
+            step(net, optimizer, images, labels, number)
+        found.append(net.weight)
+    assert len(found) == 3
+    assert not torch.equal(found[0], first.weight)
+    assert all(torch.equal(weight, found[0]) for weight in found)
+
+
+def test_ratios_are_medians_over_rounds() -> None:
+    rounds = [
+        {"ours": 1.0, "bare": 2.0, "torchvision": 3.0, "timm": 1.0},
+        {"ours": 2.0, "bare": 2.0, "torchvision": 8.0, "timm": 1.0},
+        {"ours": 1.0, "bare": 1.5, "torchvision": 3.0, "timm": 1.0},
+    ]
+    hardware = {"name": "a processor", "cores": 2, "threads": 1, "load_before": 0.0}
+    text = as_markdown([{"recipe": "a/b", "settings": [], "steps": 10, "rounds": rounds, "hardware": hardware}])
+    lines = {line.split("|")[1].strip(): line.split("|")[2:5] for line in text.splitlines() if line.startswith("| ")}
+    assert [cell.strip() for cell in lines["bare PyTorch loop"]] == ["200.0", "1.50", "1.00 to 2.00"]
+    assert [cell.strip() for cell in lines["torchvision's references"]] == ["300.0", "3.00", "3.00 to 4.00"]
+    assert [cell.strip() for cell in lines["timm"]] == ["100.0", "1.00", "0.50 to 1.00"]
+    assert as_markdown([]) == "Not measured yet."
+
+
+def test_the_readme_shows_what_is_committed() -> None:
+    records = committed()
+    assert records
+    assert as_markdown(records) in README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    for path in COMMITTED.glob("steps-*.json"):
+        assert {"hardware", "versions", "commit", "command", "finished"} <= set(json.loads(path.read_text()))
+
+
+def test_the_example_of_mnist_has_its_weights() -> None:
+    assert sum(parameter.numel() for parameter in network().parameters()) == 1_199_882
+    assert network().eval()(torch.zeros(1, 1, 28, 28)).exp().sum().item() == pytest.approx(1)

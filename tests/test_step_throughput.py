@@ -1,0 +1,140 @@
+"""The parts of a step, its FLOPs by hand, the search for a batch size, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.peaks import DATASHEETS, datasheet_peak, matmul_ceiling
+from benchmarks.step_throughput import PARTS, bound, largest_batch, measured
+from benchmarks.switches import Compiled
+from models.linear import Linear
+
+Bench = Callable[..., tuple[int, str, str]]
+
+
+def test_a_linear_network_is_measured_and_its_flops_are_those_by_hand() -> None:
+    found = measured("digits/linear", ["--data.loader", "torch"], steps=4, search_batch=64)
+    # Forward 2 x 64 x 10 an image, backward as much for the weights; pixels need no gradient.
+    assert found["flops_per_image"] == 2 * 2 * 64 * 10
+    assert set(found["parts_seconds"]) == set(PARTS)
+    assert all(value >= 0 for value in found["parts_seconds"].values())
+    assert found["model_step_seconds"] > 0
+    assert found["fit_step_seconds"] > found["callback_seconds_per_step"] > 0
+    assert found["largest_batch"] == 64
+    assert 0 < found["of_matmul"] < 1
+    assert "mfu" not in found  # no datasheet for a CPU
+
+
+def test_the_command_writes_what_it_measured(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import step_throughput
+
+    class Here:
+        """A process pool that is this process."""
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            pass
+
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def submit(self, work: Callable[..., Any], *arguments: Any) -> Here:
+            self.work = lambda: work(*arguments)
+            return self
+
+        def result(self) -> Any:
+            return self.work()
+
+    monkeypatch.setattr(step_throughput, "ProcessPoolExecutor", Here)
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    command = ("throughput", "digits/linear", "--steps", "3", "--json", out, "--plot", picture)
+    status, text, error = bench(*command, "--data.batch_size", "16")
+    assert status == 0, error
+    assert "Bound by: " in text
+    assert picture.stat().st_size > 1000
+    record = json.loads(out.read_text())
+    assert record["recipes"][0]["batch_size"] == 16
+    assert {"versions", "commit", "command", "finished"} <= set(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digits/linear", "--loaders", "mnist"), "cannot be given at once"),
+        (("--trainer.precision=16-mixed",), "needs a recipe"),
+        ((), "needs a recipe"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(bench: Bench, arguments: tuple[str, ...], message: str) -> None:
+    status, _, error = bench("throughput", *arguments)
+    assert status == 2
+    assert message in error
+
+
+def test_batch_sizes_double_and_back_off() -> None:
+    tried = []
+
+    def work(size: int) -> None:
+        tried.append(size)
+        if size > 100:
+            raise torch.OutOfMemoryError("full")
+
+    assert largest_batch(work, 16, 1024) == 64
+    assert tried == [16, 32, 64, 128]
+    assert largest_batch(work, 400, 1024) == 100
+    assert largest_batch(lambda size: work(1000), 4, 8) == 0
+    assert largest_batch(work, 48, 50) == 48
+
+
+def test_the_bound_is_the_largest_part() -> None:
+    found = {"parts_seconds": {"data_wait": 1.0, "to_device": 1.0}, "model_step_seconds": 3.0, "fit_step_seconds": 9.0}
+    assert bound(found) == "loop"
+    assert bound({**found, "model_step_seconds": 5.0}) == "network"
+    assert bound({**found, "parts_seconds": {"data_wait": 4.0, "to_device": 1.0}}) == "loader"
+
+
+def test_datasheets_are_found_by_the_longest_name_and_are_dense() -> None:
+    assert datasheet_peak("NVIDIA H100 80GB HBM3", "bf16-mixed") == (989.4e12, DATASHEETS["H100"][3])
+    assert datasheet_peak("NVIDIA H100 PCIe", "bf16-mixed") == (756e12, DATASHEETS["H100 PCIe"][3])
+    assert datasheet_peak("NVIDIA A100-SXM4-40GB", "32-true") == (19.5e12, DATASHEETS["A100"][3])
+    assert datasheet_peak("NVIDIA A10", "16-mixed") == (125e12, DATASHEETS["A10"][3])
+    assert datasheet_peak("NVIDIA L40S", "16-mixed") == (362e12, DATASHEETS["L40S"][3])
+    assert datasheet_peak("NVIDIA GeForce GTX 1080", "16-mixed") is None
+    for sixteen, tf32, single, _ in DATASHEETS.values():
+        assert single < sixteen
+        assert tf32 is None or single <= tf32 <= sixteen
+
+
+def test_a_matrix_product_has_a_rate() -> None:
+    assert 1e8 < matmul_ceiling(torch.device("cpu"), "32-true", seconds=0.05) < 1e14
+
+
+def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's compiler left out, for it takes half a minute: what it is given, and that it can be undone."""
+    asked = []
+
+    def compiler(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        asked.append(settings)
+        return lambda *arguments: 2 * function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    network = Linear(image_shape=[1, 2, 2], num_classes=3)
+    names, image = list(network.state_dict()), torch.ones(1, 1, 2, 2)
+    plain = network(image)
+    switch = Compiled("reduce-overhead")
+    switch.on_fit_start(None, network)  # type: ignore[arg-type]
+    assert list(network.state_dict()) == names
+    assert asked[0]["mode"] == "reduce-overhead"
+    assert torch.equal(network(image), 2 * plain)
+    network.train_errors.note(network(image), torch.tensor([1]), torch.tensor(1.0))
+    assert int(network.train_errors.count) == 1  # counted at once: a graph would write over the logits
+    switch.on_fit_end(None, network)  # type: ignore[arg-type]
+    assert torch.equal(network(image), plain)
