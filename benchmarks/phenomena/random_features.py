@@ -218,5 +218,7 @@ def picture(settings: RandomFeatureSettings, ratios: Floats, mean: Floats, error
     axes.set(
         xscale="log", xlabel="random ReLU features per sample, N / n", ylabel="risk, in units of |β|²", ylim=(0, None)
     )
-    axes.legend(loc="upper right")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+    axes.set_xticks([], minor=True)
+    axes.legend(loc="lower left")
     return figure
