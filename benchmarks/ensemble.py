@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fit, results
+from benchmarks import fit, results, signals
 from benchmarks.errors import explain
+from benchmarks.lifecycle import without_signals
 from benchmarks.protocols import MeanScores, check_evaluation, check_protocols, parts_of
 from benchmarks.recipe import Member, Recipe, RecipeError, find_recipe, identity, load_recipe
 from benchmarks.runs import Run, RunError, runs_root
@@ -66,7 +68,26 @@ class Candidate:
 
 
 def ensemble(options: argparse.Namespace) -> int:
-    """`python -m benchmarks ensemble`: check every member, evaluate them, write the result; skip what is finished."""
+    """`python -m benchmarks ensemble`: check every member, evaluate them, write the result; skip what is finished.
+
+    Raises:
+        RunStopped: a signal asked it to stop. Nothing is written then, and the same command begins again.
+    """
+    with signals.listening():
+        try:
+            signals.stop_at_once()  # there is nothing to save
+            return evaluate_members(options)
+        except signals.RunStopped as stopped:
+            if fit.is_first_process():
+                print(
+                    f"stopped by {stopped.signal}: no result is written, the same command begins again.",
+                    file=sys.stderr,
+                )
+            raise
+
+
+def evaluate_members(options: argparse.Namespace) -> int:
+    """Do it, where signals are listened to."""
     started = time.perf_counter()
     code = results.commit()
     recipe = load_recipe(find_recipe(options.recipe))
@@ -197,6 +218,7 @@ def evaluate(
     for candidate in candidates:
         cli, errors = candidate.cli, {}
         fit.load_weights(cli)
+        without_signals(cli.trainer)
         for part in parts_needed(candidate, protocols):
             adds = [mean for name, mean in means.items() if part in candidate.protocols(name)]
             errors[part] = fit.evaluate_once(cli, part, adds)

@@ -382,6 +382,7 @@ def validate(arguments: list[str]) -> int:
     """Evaluate a checkpoint on the validation images: those held out, or the test images where none are."""
     cli = SuiteCLI("validate", arguments)
     load_weights(cli)
+    without_signals(cli.trainer)  # they end what only evaluates; Lightning would note them and go on
     with quiet_warnings(), stoppable(cli.trainer):
         found = cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
@@ -393,6 +394,7 @@ def test(arguments: list[str]) -> int:
     cli = SuiteCLI("test", arguments)
     protocols = protocols_of(cli.recipe.published)
     load_weights(cli)
+    without_signals(cli.trainer)
     check_evaluation(protocols, cli.model, cli.datamodule)
     for protocol, found in evaluate(cli, protocols).items():
         print(

@@ -1,8 +1,8 @@
 """Signals that ask a run to stop. They are only noted here; the run stops where it can be gone on with.
 
-`python -m benchmarks fit` calls `listen` before anything slow is imported, because a scheduler may send its signal in
-the first seconds. Nothing else is done in a handler: one that saves, or talks to other ranks, can do so in the middle
-of anything and then waits for ever.
+`python -m benchmarks fit` and `ensemble` call `listen` before anything slow is imported, because a scheduler may send
+its signal in the first seconds. Nothing else is done in a handler: one that saves, or talks to other ranks, can do so
+in the middle of anything and then waits for ever.
 
 SIGUSR1 and SIGUSR2 say that time is nearly up: a run that stops for them leaves with status 75, EX_TEMPFAIL of
 sysexits.h, and wants to go on. SIGTERM leaves with 143 and Ctrl-C with 130, as shells report them.
@@ -62,7 +62,8 @@ def asked() -> int:
 
 
 def stop_at_once() -> None:
-    """From now on a signal stops the run wherever it is, as nothing needs to be saved: data are converted, say.
+    """From now on a signal stops the run wherever it is, as nothing needs to be saved: data are converted, or a
+    network is only evaluated.
 
     Raises:
         RunStopped: now, if a signal was noted before, or when one comes.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import yaml
 
 from benchmarks import results
 from benchmarks.leaderboard import build_rows
+from benchmarks.protocols import Evaluation
 from benchmarks.recipe import RecipeError, all_recipes, find_recipe, load_recipe
 from benchmarks.submit import not_reproduced
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
@@ -71,6 +74,36 @@ def by_hand(recipe: Path, checkpoints: list[Path]) -> tuple[dict[str, int], int]
     flip = [(one + other) / 2 for one, other in zip(straight, mirrored, strict=True)]
     means = {"1crop": sum(straight), "1crop+flip": sum(straight) + sum(flip)}
     return {name: int((mean.argmax(1) != labels).sum()) for name, mean in means.items()}, len(labels)
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_a_signal_ends_it_with_nothing_written(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, expected: int
+) -> None:
+    weights = [tmp_path / "one.ckpt", tmp_path / "two.ckpt"]
+    cli = SuiteCLI("test", ["--config", "digits/linear", "--seed_everything", "0", *QUIET])
+    with quiet_warnings():
+        cli.build([])
+    for path in weights:
+        torch.save({"state_dict": cli.model.state_dict()}, path)
+    ours = write(tmp_path / "two.yaml", [{"recipe": "digits/linear", "weights": str(path)} for path in weights])
+    step, seen = Evaluation.test_step, iter(range(100))
+
+    def stopped(self: Evaluation, *batch: Any) -> Any:
+        if next(seen) == 1:  # while the second member is evaluated
+            os.kill(os.getpid(), signum)
+        return step(self, *batch)
+
+    monkeypatch.setattr(Evaluation, "test_step", stopped)
+    status, out, err = bench("ensemble", str(ours), *QUIET)
+    assert (status, "done" in out) == (expected, False), err
+    assert err.endswith(
+        f"stopped by {signal.Signals(signum).name}: no result is written, the same command begins again.\n"
+    )
+    (folder,) = (tmp_path / "runs/custom/two").iterdir()
+    assert {path.name for path in folder.rglob("*")} == {"seed-0", "checkpoints", "log.txt"}
+    assert bench("ensemble", str(ours), *QUIET)[0] == 0
+    assert (folder / "seed-0/result.json").is_file()
 
 
 @pytest.mark.slow
