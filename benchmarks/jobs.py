@@ -295,7 +295,10 @@ def site_environment() -> dict[str, str]:
     """
     site = Path(os.environ.get("ILSVRC_BENCH_SITE") or TEMPLATES / "site.sh")
     command = ["bash", "-c", 'set -eu; source "$1" >&2; env -0', "-", str(site)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    except OSError as error:
+        raise RunError(f"{site} cannot be read: bash does not start ({error.strerror}). Put it on the path.") from None
     if done.returncode:
         raise RunError(f"{site} cannot be read by bash ({done.stderr.strip()}): correct it.")
     return dict(line.split("=", 1) for line in done.stdout.split("\0") if "=" in line)

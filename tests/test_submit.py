@@ -108,6 +108,13 @@ def test_no_sbatch_on_the_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     assert "sbatch is not on the path: submit on a login node of the cluster. --dry-run prints the script" in err
 
 
+def test_no_bash_on_the_path(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = bench("submit", "digits/linear")
+    assert code == 2
+    assert "slurm/site.sh cannot be read: bash does not start (No such file or directory). Put it on the path." in err
+
+
 def test_a_chain_is_queued_and_recorded(bench: Bench, cluster: Path, tmp_path: Path) -> None:
     arguments = ("--seeds", "0-4", "--array-limit", "2", "--data.loader", "torch", "--cpus-per-task", "1")
     code, out, err = bench("submit", "digits/linear", *arguments)
