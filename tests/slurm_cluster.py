@@ -14,6 +14,7 @@ given up after about 15 to 25 s, not 5 minutes.
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -65,6 +66,7 @@ ReturnToService=2
 SlurmdTimeout=5
 KillWait=10
 MinJobAge=7200
+FirstJobId={first}
 CompleteWait=0
 InactiveLimit=0
 AccountingStorageType=accounting_storage/none
@@ -147,7 +149,8 @@ class Cluster:
         """Write slurm.conf, gres.conf and munge's key."""
         host = socket.gethostname().split(".")[0]
         ports = free_ports(2 + len(self.nodes))
-        lines = [CONFIGURATION.format(host=host, ports=ports, folder=self.folder)]
+        first = random.SystemRandom().randrange(1, 9000)  # its last 4 digits make the port of a job's ranks
+        lines = [CONFIGURATION.format(host=host, ports=ports, folder=self.folder, first=first)]
         for name, port in zip(self.nodes, ports[2:], strict=True):
             lines.append(
                 f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={host} Port={port} Sockets=1 CoresPerSocket={cpus} "

@@ -9,17 +9,21 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import jobs
+from benchmarks.leaderboard import HEADERS
 from tests.slurm_cluster import Cluster, NoClusterError, running_cluster
 
 pytestmark = pytest.mark.slurm
@@ -27,6 +31,12 @@ pytestmark = pytest.mark.slurm
 Bench = Callable[..., tuple[int, str, str]]
 
 QUICK = ("--data.loader", "torch", "--cpus-per-task", "1", "--mem", "100", "--time", "30")
+
+
+def pace(seconds: float) -> tuple[str, ...]:
+    """Settings for epochs of so many seconds at least."""
+    return ("--trainer.callbacks", "tests.slurm_pace.Pace", "--trainer.callbacks.seconds", str(seconds))
+
 
 # In place of the suite: it notes its arguments, and does what the file `do` beside it says, once for each start.
 STUB = """#!/usr/bin/env bash
@@ -229,43 +239,82 @@ def test_what_the_cluster_does_not_have_is_refused(bench: Bench, on_cluster: Clu
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def test_ten_runs_at_once_in_one_folder_and_a_report(bench: Bench, on_cluster: Cluster, tmp_path: Path) -> None:
+def test_ten_runs_at_once_in_one_folder_the_same_run_again_and_a_report(
+    bench: Bench, on_cluster: Cluster, tmp_path: Path
+) -> None:
     recipes = ("digits/linear", "digits/mlp")
-    code, out, err = bench("submit", *recipes, "--seeds", "0-4", *QUICK, "--trainer.max_epochs", "2")
+    settings = ("--data.loader", "torch", "--trainer.max_epochs", "2", *pace(5.0))
+    code, out, err = bench("submit", *recipes, "--seeds", "0-4", *QUICK, *settings)
     assert code == 0, err
     ids = dict(line.split("\t") for line in out.splitlines())
+    here = (*settings, "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    same = ("fit", "--config", "digits/linear", "--seed_everything", "0", *here)
+    on_cluster.until(lambda: any(tmp_path.glob("runs/digits/linear/*/.seed-0.lock")), "run that is trained", 240)
+    code, _, err = bench(*same)
+    assert code == 69
+    assert "another process is training" in err
+    code, out, _ = bench(*same, "--wait")
+    assert code == 0
+    assert "finished: digits/linear seed 0" in out
     for task in range(10):
         on_cluster.wait(f"{ids['train']}_{task}", seconds=400)
     on_cluster.wait(ids["report"])
+
+    for recipe in recipes:
+        assert (
+            bench("fit", "--config", recipe, "--seed_everything", "0", *here, "--runs", str(tmp_path / "one"))[0] == 0
+        )
+        (one_of_ten,) = tmp_path.glob(f"runs/{recipe}/*/seed-0")
+        (alone,) = tmp_path.glob(f"one/{recipe}/*/seed-0")
+        assert_same(one_of_ten, alone)
     code, out, _ = bench("leaderboard", "--format", "json")
     rows = {row["recipe"]: row for row in json.loads(out) if row["dataset"] == "digits"}
     assert set(rows) == set(recipes)
     assert all(row["seeds"] == [0, 1, 2, 3, 4] for row in rows.values())
     (report,) = (tmp_path / "runs" / "jobs").glob("*/report.md")
     assert "10 of 10 runs are finished." in report.read_text()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.read_text().splitlines()]
+    counts = {row[1].split()[0]: row[HEADERS.index("n")] for row in table if len(row) == len(HEADERS)}
+    assert [counts[recipe] for recipe in recipes] == ["5", "5"]
     code, out, _ = bench("status", "--all", "--format", "json")
     assert [row["state"] for row in json.loads(out)] == ["finished"] * 10
 
 
 def test_two_nodes_train_what_one_process_trains(bench: Bench, on_cluster: Cluster, tmp_path: Path) -> None:
-    settings = ("--trainer.max_epochs", "2", "--data.loader", "torch")
-    code, out, err = bench("submit", "digits/linear", "--nodes", "2", "--no-report", *QUICK, *settings)
+    two, one = train_twice(bench, on_cluster, tmp_path, "digits/linear", epochs=2)
+    assert two["errors"]["1crop"]["count"] == one["errors"]["1crop"]["count"] == 360
+
+
+@pytest.mark.slow
+def test_two_nodes_train_lenet5_as_one_process_does(
+    data_root: Path, bench: Bench, on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ILSVRC_BENCH_DATA", str(data_root))
+    two, one = train_twice(bench, on_cluster, tmp_path, "mnist/lenet5", epochs=1)
+    assert two["errors"]["1crop"]["count"] == one["errors"]["1crop"]["count"] == 10_000
+
+
+def train_twice(
+    bench: Bench, cluster: Cluster, folder: Path, recipe: str, epochs: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train on two nodes, and in this process; the weights must agree as far as the order of additions lets them."""
+    settings = ("--trainer.max_epochs", str(epochs), "--data.loader", "torch")
+    code, out, err = bench("submit", recipe, "--nodes", "2", "--no-report", *QUICK, *settings)
     assert code == 0, err
-    job = out.split()[1]
-    found = on_cluster.wait(job, seconds=400)
+    found = cluster.wait(out.split()[1], seconds=500)
     assert found["NumNodes"] == "2"
-    alone = ("--runs", str(tmp_path / "alone"), "--trainer.accelerator", "cpu", "--trainer.devices", "1")
-    assert bench("fit", "--config", "digits/linear", "--seed_everything", "0", *settings, *alone)[0] == 0
-    (ours,) = (tmp_path / "runs" / "digits").rglob("seed-0/result.json")
-    (theirs,) = (tmp_path / "alone" / "digits").rglob("seed-0/result.json")
+    alone = ("--runs", str(folder / "alone"), "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    assert bench("fit", "--config", recipe, "--seed_everything", "0", *settings, *alone)[0] == 0
+    (ours,) = (folder / "runs" / recipe).rglob("seed-0/result.json")
+    (theirs,) = (folder / "alone" / recipe).rglob("seed-0/result.json")
     two, one = json.loads(ours.read_text()), json.loads(theirs.read_text())
     assert (two["hardware"]["devices"], two["hardware"]["nodes"], one["hardware"]["devices"]) == (2, 2, 1)
-    assert two["errors"]["1crop"]["count"] == one["errors"]["1crop"]["count"] == 360
     assert two["training"]["steps"] == one["training"]["steps"]
     trained, reference = weights(ours), weights(theirs)
     assert trained.keys() == reference.keys()
     for name, weight in reference.items():
         torch.testing.assert_close(trained[name], weight, rtol=1e-4, atol=1e-5)
+    return two, one
 
 
 def weights(result: Path) -> dict[str, torch.Tensor]:
@@ -278,6 +327,16 @@ def weights(result: Path) -> dict[str, torch.Tensor]:
 
 
 KINDS = ("signal", "rank", "requeue", "node", "limit")
+EPOCH_SECONDS = 0.5  # of a run that is killed: it must not have ended before
+
+
+@dataclass(frozen=True)
+class Kill:
+    """How a start is ended: so many seconds after its first checkpoint, or, if early, after its ranks have started."""
+
+    kind: str
+    early: bool = False
+    seconds: float = 0.0
 
 
 def kill(cluster: Cluster, job: str, kind: str) -> None:
@@ -287,12 +346,11 @@ def kill(cluster: Cluster, job: str, kind: str) -> None:
     elif kind == "requeue":  # by an administrator
         cluster.run("scontrol", "requeue", job)
     elif kind == "rank":
-        pids = [pid for pid in cluster.processes("node2") if b"benchmarks\0fit" in read(pid, "cmdline")]
-        pids = [pid for pid in pids if f"SLURM_JOB_ID={job}\0".encode() in read(pid, "environ")]
-        assert len(pids) == 1
-        os.kill(pids[0], signal.SIGKILL)
+        (rank,) = ranks(cluster, job, "node2")
+        os.kill(rank, signal.SIGKILL)
     elif kind == "limit":  # which is then less than the signal's lead: it is sent when slurmctld looks next
-        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+        hours, minutes, _ = map(int, cluster.show(job)["RunTime"].split(":"))
+        cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 3}")
     else:
         cluster.kill_node("node2")
 
@@ -305,6 +363,19 @@ def repair(cluster: Cluster, job: str, kind: str) -> None:
         cluster.start_node("node2")
 
 
+def ranks(cluster: Cluster, job: str, node: str) -> list[int]:
+    """The processes on a node that train, of this job, once they take signals."""
+    found = [pid for pid in cluster.processes(node) if f"SLURM_JOB_ID={job}\0".encode() in read(pid, "environ")]
+    found = [pid for pid in found if b"\0-m\0benchmarks\0fit\0" in read(pid, "cmdline")]
+    return [pid for pid in found if catches(pid, signal.SIGUSR1)]
+
+
+def catches(pid: int, signum: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    mask = re.search(rb"SigCgt:\s*(\w+)", read(pid, "status"))
+    return mask is not None and bool(int(mask[1], 16) >> (signum - 1) & 1)
+
+
 def read(pid: int, what: str) -> bytes:
     """A file of /proc; nothing where the process has ended."""
     try:
@@ -313,35 +384,68 @@ def read(pid: int, what: str) -> bytes:
         return b""
 
 
-def train_through(bench: Bench, cluster: Cluster, folder: Path, kinds: Sequence[str], seed: int) -> dict[str, Path]:
-    """A run on two nodes that is killed once for each of `kinds`, and one that is left alone; their folders."""
-    epochs = 12 * (len(kinds) + 1) + 100 * kinds.count("limit")  # slurmctld looks at limits twice a minute
-    words = ("digits/linear", "--seeds", f"{seed}-{seed}", "--nodes", "2", "--no-report", *QUICK)
-    words += ("--trainer.max_epochs", str(epochs), "--checkpoint_minutes", "0.02")
-    found, ids = {}, {}
-    for name in ("killed", "alone"):
-        code, out, err = bench("submit", *words, "--runs", str(folder / name))
-        assert code == 0, err
-        ids[name] = out.split()[1]
-        (record,) = (folder / name / "jobs").glob("*/submission.json")
-        found[name] = Path(json.loads(record.read_text())["runs"][0]["folder"])
-    job, before = ids["killed"], 0
-    for start, kind in enumerate(kinds):
-        cluster.until(lambda least=before: step_of(found["killed"]) > least, f"step after {before}", 240)
-        kill(cluster, job, kind)
-        cluster.until(lambda: cluster.state(job) != "RUNNING", f"end of start {start + 1} after {kind}", 120)
-        repair(cluster, job, kind)
-        cluster.until(lambda least=start: started(cluster, job) > least, f"restart after {kind}", 120)
-        before = step_of(found["killed"])
-    for name in ids:
-        cluster.wait(ids[name], seconds=400)
-    return found
+def train_through(bench: Bench, cluster: Cluster, folder: Path, kills: Sequence[Kill], seed: int) -> dict[str, Path]:
+    """A run on two nodes that suffers all of `kills`, and the same outside Slurm, left alone; their folders."""
+    limits = sum(one.kind == "limit" for one in kills)  # at which slurmctld looks twice a minute
+    seconds = 5 * (len(kills) + 1) + sum(one.seconds for one in kills) + 35 * limits
+    settings = ("--model.dropout", "0.3", "--trainer.max_epochs", str(int(seconds / EPOCH_SECONDS)))
+    words = [
+        "fit",
+        "--config",
+        "digits/mlp",
+        "--seed_everything",
+        str(seed),
+        *settings,
+        "--runs",
+        str(folder / "alone"),
+    ]
+    words += ["--data.loader", "torch", "--data.workers", "1"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    alone = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=jobs.CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        killed = kill_again_and_again(bench, cluster, folder / "killed", kills, (*settings, *pace(EPOCH_SECONDS)), seed)
+        said, _ = alone.communicate(timeout=600)
+    finally:
+        alone.kill()
+    assert alone.returncode == 0, said[-3000:]
+    (reference,) = (folder / "alone").glob(f"digits/mlp/*/seed-{seed}")
+    return {"killed": killed, "alone": reference}
 
 
-def started(cluster: Cluster, job: str) -> int:
-    """How often a job that runs has started again; -1 where it waits."""
-    shown = cluster.show(job)
-    return int(shown["Restarts"]) if shown["JobState"] == "RUNNING" else -1
+def kill_again_and_again(
+    bench: Bench, cluster: Cluster, runs: Path, kills: Sequence[Kill], settings: Sequence[str], seed: int
+) -> Path:
+    """Submit a run on two nodes, kill it, wait for it to come back, and so on to its end. Returns its folder."""
+    words = ("digits/mlp", "--seeds", f"{seed}-{seed}", "--nodes", "2", "--no-report", *QUICK, "--runs", str(runs))
+    code, out, err = bench("submit", *words, *settings, "--checkpoint_minutes", "0.02")
+    assert code == 0, err
+    job = out.split()[1]
+    (record,) = runs.glob("jobs/*/submission.json")
+    run = Path(json.loads(record.read_text())["runs"][0]["folder"])
+    for start, one in enumerate(kills):
+        before = step_of(run)
+        if one.early:
+            cluster.until(lambda: all(ranks(cluster, job, node) for node in cluster.nodes), "ranks", 240)
+        else:
+            cluster.until(lambda least=before: step_of(run) > least, f"step after {before}", 240)
+        time.sleep(one.seconds)
+        kill(cluster, job, one.kind)
+        cluster.until(lambda least=start: restarts(cluster, job) > least, f"requeue after {one}", 180)
+        repair(cluster, job, one.kind)
+        cluster.until(lambda: cluster.state(job) == "RUNNING", f"restart after {one}", 180)
+    cluster.wait(job, seconds=600)
+    return run
+
+
+def restarts(cluster: Cluster, job: str) -> int:
+    """How often a job was requeued."""
+    return int(cluster.show(job)["Restarts"])
 
 
 def step_of(run: Path) -> int:
@@ -363,18 +467,23 @@ def assert_same(killed: Path, alone: Path) -> None:
     assert all(torch.equal(trained[name], weight) for name, weight in reference.items())
     errors = [json.loads((run / "result.json").read_text())["errors"] for run in (killed, alone)]
     assert errors[0] == errors[1]
+    assert json.loads((killed / "state.json").read_text())["status"] == "finished"
 
 
 def test_a_run_killed_in_every_way_ends_as_one_that_was_left_alone(
     bench: Bench, on_cluster: Cluster, tmp_path: Path
 ) -> None:
-    found = train_through(bench, on_cluster, tmp_path, ("signal", "rank", "requeue", "node"), seed=0)
+    kills = [Kill("signal"), Kill("rank"), Kill("requeue", early=True), Kill("node")]
+    found = train_through(bench, on_cluster, tmp_path, kills, seed=0)
     assert_same(found["killed"], found["alone"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_twenty_kills_at_random(bench: Bench, on_cluster: Cluster, tmp_path: Path, seed: int) -> None:
-    kinds = random.Random(seed).choices(KINDS, k=5)
-    found = train_through(bench, on_cluster, tmp_path, kinds, seed)
+    """Five of each of four runs, at any moment from Python's first to seconds after a checkpoint."""
+    generator = random.Random(seed)
+    kinds = generator.choices(KINDS, k=5)
+    kills = [Kill(kind, generator.random() < 0.4, round(generator.uniform(0, 5), 2)) for kind in kinds]
+    found = train_through(bench, on_cluster, tmp_path, kills, seed)
     assert_same(found["killed"], found["alone"])
