@@ -21,9 +21,11 @@ from time import perf_counter, process_time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from benchmarks.lean import keep_freed_memory
-from benchmarks.results import commit, cores, now, processor, versions
+from benchmarks.results import commit, cores, now, versions
+from benchmarks.step_peers import device_name
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 from benchmarks.throughput import wait_for_device
 from datamodules.files import write_whole
@@ -68,7 +70,7 @@ def time_to_accuracy(options: argparse.Namespace) -> int:
         "recipe": options.recipe,
         "until": options.until,
         "runs": runs,
-        "hardware": {"device": "cpu or cuda as Lightning chose", "name": processor(), "cores": cores(), "load": load},
+        "hardware": {"name": device_name(), "cores": cores(), "threads": torch.get_num_threads(), "load_before": load},
         "versions": versions(),
         "commit": commit(),
         "command": "python -m benchmarks " + shlex.join(options.arguments),
@@ -111,12 +113,13 @@ def described(run: dict[str, Any], until: float) -> str:
 
 def summary(runs: list[dict[str, Any]], until: float) -> str:
     """All runs in a line."""
-    times = [found["cpu_seconds"] for run in runs if (found := reached(run, until))]
+    clock = "wall" if torch.cuda.is_available() else "cpu"
+    times = [found[f"{clock}_seconds"] for run in runs if (found := reached(run, until))]
     if not times:
         return f"{until} % was reached by none of {len(runs)} seeds"
     return (
-        f"{until} % reached by {len(times)} of {len(runs)} seeds: median {statistics.median(times):.1f} processor "
-        f"seconds, {min(times):.1f} to {max(times):.1f}"
+        f"{until} % reached by {len(times)} of {len(runs)} seeds: median {statistics.median(times):.1f} "
+        f"{'processor' if clock == 'cpu' else 'wall'} seconds, {min(times):.1f} to {max(times):.1f}"
     )
 
 
