@@ -64,7 +64,8 @@ def card_of_result(path: Path, record: dict[str, Any], folder: Path) -> str:
         ours = "–" if check.value is None else f"{check.value:.4g}"
         published = "–" if check.published is None else f"{check.published:.4g}"
         word = "yes" if held else "**no**"
-        lines.append(f"| {check.name} | {ours} | {published} | {check.accepted} | {word} | {check.source} |")
+        name, source = (text.replace("|", "\\|") for text in (check.name, check.source))
+        lines.append(f"| {name} | {ours} | {published} | {check.accepted} | {word} | {source} |")
     title = f"### {path.stem}\n\n" if record["variant"] else ""
     on = f"Seed {record['seed']}, preset {record['preset']}, {record['seconds']:.0f} s, {record['finished'][:10]}"
     machine = record["hardware"]["gpu"] or f"{record['hardware']['cores']} cores of {record['hardware']['processor']}"
