@@ -197,5 +197,8 @@ def picture(settings: LinearSettings, gammas: list[float], mean: Floats, error: 
     axes.annotate("risk of predicting 0", (max(gammas), settings.signal), ha="right", va="bottom", fontsize=8)
     axes.set(xscale="log", yscale="log", xlabel="columns per sample, p / n", ylabel="excess risk, in units of |β|²")
     axes.set_ylim(0.02, 60)
-    axes.legend(loc="upper right")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(0.9 * min(gammas), 1.1 * max(gammas))
+    axes.legend(loc="lower right")
     return figure
