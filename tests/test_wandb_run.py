@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -308,3 +312,36 @@ def test_first_claim_is_the_one_that_tables_sort_by() -> None:
         summary_of(results.Result(**{**vars(result), "overrides": {"trainer.max_epochs": 1}}))["verdict"]
         == "changed recipe"
     )
+
+
+# Processes that are killed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_run_killed_without_warning_arrives_once(tmp_path: Path, server: WandbDouble, mode: str) -> None:
+    """SIGKILL some steps after a checkpoint, and again later; W&B gets every step of the run that ended, once."""
+    environment = {**os.environ, "WANDB_MODE": mode, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks", *COMMAND, "--trainer.max_epochs", "8"]
+    for least in (60, 190):  # steps after which it is killed
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=environment)
+        while not any(int(row["step"]) > least for path in tmp_path.rglob("steps.csv") for row in read_rows(path)):
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, cwd=CHECKOUT, env=environment, check=True)
+    run = the_run(tmp_path / "runs")
+    if mode == "offline":
+        assert server.requests == []
+        subprocess.run([sys.executable, "-m", "benchmarks", "sync"], cwd=CHECKOUT, env=environment, check=True)
+    assert [step for step, _ in arrived(server, run)] == sorted({*range(20, 353, 20), *range(44, 353, 44)})
+    deterministic = ("step/loss", "step/top1_error", "train/loss", "val/top1_error", "lr", "epoch")
+    ours, theirs = (
+        [(step, {k: row[k] for k in deterministic if k in row}) for step, row in rows]
+        for rows in (arrived(server, run), on_disk(run))
+    )
+    assert ours == theirs
+    assert len(server.runs) == 1
+    assert read_record(run)["attempts"] == 3
+    assert read_record(run)["sent"]
