@@ -13,7 +13,7 @@ from benchmarks.leaderboard import as_table, gather
 from benchmarks.runs import runs_root
 
 ONE_DEVICE = ("--trainer.devices", "1")  # small batches, and ranks would start the whole demo again
-UNSENT = ("--wandb", "disabled")
+QUICKLY = ("--wandb", "disabled", "--pictures", "false")  # a second or two for each run's pictures
 
 RECIPES = ("digits/linear", "digits/mlp", "digits/lenet5", "digits/vgg", "digits/resnet")
 
@@ -26,7 +26,7 @@ def demo(options: argparse.Namespace) -> int:
     for recipe in RECIPES:
         for seed in range(options.seeds):
             fit.main(
-                "fit", ["--config", recipe, "--seed_everything", str(seed), "--runs", str(runs), *ONE_DEVICE, *UNSENT]
+                "fit", ["--config", recipe, "--seed_everything", str(seed), "--runs", str(runs), *ONE_DEVICE, *QUICKLY]
             )
     print(f"\n{as_table([row for row in gather([runs]) if row.dataset == 'digits'])}\n")
     print(

@@ -23,6 +23,7 @@ from benchmarks.checkpoints import newest, previous
 from benchmarks.lean import keep_freed_memory
 from benchmarks.lease import Lease
 from benchmarks.lifecycle import without_signals
+from benchmarks.mistakes import Mistakes
 from benchmarks.notes import note
 from benchmarks.protocols import Evaluation, MeanScores, check_evaluation, check_protocols, find_protocol, parts_of
 from benchmarks.published import Published
@@ -185,7 +186,8 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         checkpoint = str(cli.resume_from) if cli.resume_from else None
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     before = time.perf_counter()
-    errors = evaluate(cli, protocols)
+    mistakes = Mistakes(cli.model.num_classes) if cli.config.pictures else None
+    errors = evaluate(cli, protocols, mistakes)
     if cli.trainer.is_global_zero:
         now = time.perf_counter()
         result = summarise(cli, errors, read_rows(run.metrics), code, total=now - started, evaluation=now - before)
@@ -193,6 +195,28 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         previous(run.checkpoint).unlink(missing_ok=True)
         run.write_state("finished", step=cli.trainer.global_step, epoch=cli.trainer.current_epoch)
         print(f"done: {describe(result)} in {result.seconds['total']:.0f} s. Files: {run.folder}")
+        if mistakes:
+            picture(cli, mistakes, parts_of(protocols[0])[0])
+
+
+def picture(cli: SuiteCLI, mistakes: Mistakes, protocol: str) -> None:
+    """Draw the finished run. What goes wrong is logged, and so is a signal: the run is finished all the same."""
+    try:
+        from benchmarks import pictures  # matplotlib takes half a second to import
+
+        data = cli.datamodule
+        pictures.draw(
+            cli.run.figures,
+            f"{cli.recipe.name} seed {cli.seed}, {protocol}",
+            cli.model,
+            mistakes,
+            data.manifest("test").classes,
+            lambda image: pictures.to_pixels(image, data.mean, data.std),
+            channels=len(data.std),
+            ranks=cli.trainer.world_size,
+        )
+    except (Exception, signals.RunStopped) as error:
+        log.warning("the run was not drawn: %s: %s", type(error).__name__, error)
 
 
 @contextmanager
@@ -274,18 +298,21 @@ def count_parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def evaluate(cli: SuiteCLI, protocols: list[str]) -> dict[str, dict[str, float]]:
-    """Errors of the network as it is, on every test image, under each protocol."""
+def evaluate(cli: SuiteCLI, protocols: list[str], mistakes: Mistakes | None = None) -> dict[str, dict[str, float]]:
+    """Errors of the network as it is, on every test image, under each protocol; `mistakes` notes the first view's."""
     means = {name: MeanScores(len(parts_of(name))) for name in protocols if len(parts_of(name)) > 1}
-    errors = {}
+    errors: dict[str, dict[str, float]] = {}
     for part in dict.fromkeys(part for name in protocols for part in parts_of(name)):
-        errors[part] = evaluate_once(cli, part, [mean for name, mean in means.items() if part in parts_of(name)])
+        adds = [mean for name, mean in means.items() if part in parts_of(name)]
+        errors[part] = evaluate_once(cli, part, adds, mistakes if not errors else None)
     return {name: means[name].errors if name in means else errors[name] for name in protocols}
 
 
-def evaluate_once(cli: SuiteCLI, protocol: str, means: Sequence[MeanScores] = ()) -> dict[str, float]:
-    """Errors under a protocol of one view, whose softmaxes are added to `means`."""
-    evaluation = Evaluation(cli.model, protocol, cli.datamodule.eval_size, means=means)
+def evaluate_once(
+    cli: SuiteCLI, protocol: str, means: Sequence[MeanScores] = (), mistakes: Mistakes | None = None
+) -> dict[str, float]:
+    """Errors under a protocol of one view, whose softmaxes are added to `means`, and whose mistakes are noted."""
+    evaluation = Evaluation(cli.model, protocol, cli.datamodule.eval_size, means=means, mistakes=mistakes)
     view = cli.datamodule.viewed_as(find_protocol(protocol).view)
     with view, quiet_warnings(), stoppable(cli.trainer):
         cli.trainer.test(evaluation, datamodule=cli.datamodule, verbose=False)

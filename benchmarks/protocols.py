@@ -37,6 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.mistakes import Mistakes
 from benchmarks.recipe import RecipeError
 from datamodules.base import ImageDataModule
 from datamodules.batches import CENTRE, IGNORED_LABEL, View
@@ -304,6 +305,7 @@ class Evaluation(pl.LightningModule):
         expected: number of images in the dataset, which the count must equal; default: as the data module has it, once
             it is prepared.
         means: to each the softmaxes are added, and those that are complete with them get their errors.
+        mistakes: what notes who is taken for whom; its counts are of all ranks afterwards.
     """
 
     def __init__(
@@ -313,6 +315,7 @@ class Evaluation(pl.LightningModule):
         size: int,
         expected: int | None = None,
         means: Sequence[MeanScores] = (),
+        mistakes: Mistakes | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -320,6 +323,7 @@ class Evaluation(pl.LightningModule):
         self.expected = expected
         self.size = size
         self.means = means
+        self.mistakes = mistakes
         self.counter = ErrorCount()
         self.errors: dict[str, float | int] = {}
 
@@ -338,6 +342,8 @@ class Evaluation(pl.LightningModule):
         self.counter.update(scores, labels)
         for mean in self.means:
             mean.add(self.protocol.probabilities(scores), labels)
+        if self.mistakes is not None:
+            self.mistakes.add(scores, self.protocol.probabilities(scores), labels, cuts[0])
 
     def on_test_epoch_end(self) -> None:
         """Sum over ranks, check the count, and keep the errors in percent.
@@ -354,6 +360,9 @@ class Evaluation(pl.LightningModule):
                 counts = self.trainer.strategy.reduce(mean.counts().to(self.device), reduce_op="sum")
                 mean.errors = errors_of(counts.tolist(), self.expected)
                 mean.sum = None
+        if self.mistakes is not None:
+            counts = self.mistakes.counts.to(self.device)
+            self.mistakes.counts = self.trainer.strategy.reduce(counts, reduce_op="sum").cpu()
 
 
 def errors_of(counts: list[int], expected: int | None) -> dict[str, float | int]:

@@ -1,9 +1,9 @@
 """Runs: where one recipe with one seed keeps its files, who may write there, and whether it is finished.
 
 A run folder is `runs/<recipe>/<identity>/seed-<n>/` with recipe.yaml, checkpoints/last.ckpt, metrics.csv, steps.csv,
-log.txt, state.json, wandb.json and, when the run is finished, result.json; diverged.json if its loss did not stay
-finite. The same command finds the same folder again: it goes on where the run stopped, or says that it is finished.
-`$ILSVRC_BENCH_RUNS` names another folder than `runs`.
+log.txt, state.json, wandb.json and, when the run is finished, result.json and figures/; diverged.json if its loss did
+not stay finite. The same command finds the same folder again: it goes on where the run stopped, or says that it is
+finished. `$ILSVRC_BENCH_RUNS` names another folder than `runs`.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ AS_WRITTEN: dict[tuple[str, str], dict[str, Any]] = {}  # settings of recipes, b
 class SuiteCLI(LightningCLI):
     """LightningCLI that parses a recipe at once and builds data, network and trainer only when asked to.
 
-    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes`, `--wandb` and `--ckpt_path`, and links the
-    number of classes and the seed.
+    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes`, `--pictures`, `--wandb` and `--ckpt_path`,
+    and links the number of classes and the seed.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
@@ -96,6 +96,12 @@ class SuiteCLI(LightningCLI):
                 type=PositiveFloat,
                 default=10.0,
                 help="minutes between checkpoints within an epoch; there is one at the end of each anyway",
+            )
+            parser.add_argument(
+                "--pictures",
+                type=bool,
+                default=os.environ.get("ILSVRC_BENCH_PICTURES") != "0",
+                help="draw the finished run, in a second or two; default: true, unless $ILSVRC_BENCH_PICTURES is 0",
             )
             parser.add_argument(
                 "--wandb",

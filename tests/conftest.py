@@ -22,7 +22,8 @@ def data_root() -> Path:
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes to the user's cache or runs, or sends to the user's W&B."""
+    """No test writes to the user's cache or runs, sends to the user's W&B, or draws runs unless it asks to."""
+    monkeypatch.setenv("ILSVRC_BENCH_PICTURES", "0")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("ILSVRC_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ILSVRC_BENCH_RUNS", str(tmp_path / "runs"))

@@ -62,6 +62,17 @@ def arrived(server: WandbDouble, run: Run) -> list[tuple[int, dict[str, Any]]]:
     return [(row["_step"], {key: value for key, value in row.items() if key not in own}) for row in rows]
 
 
+def pictures(server: WandbDouble, run: Run) -> list[set[str]]:
+    """The names of the pictures in each row that has any, whose files the server has as they are on disk."""
+    sent, found = server.run(read_record(run)["id"]), []
+    for row in sent.history():
+        images = {key.removeprefix("figures/"): value for key, value in row.items() if key.startswith("figures/")}
+        for name, value in images.items():
+            assert sent.files[value["path"]] == (run.figures / f"{name}.png").read_bytes()
+        found += [set(images)] if images else []
+    return found
+
+
 def on_disk(run: Run) -> list[tuple[int, dict[str, Any]]]:
     return [(step, values) for step, _, values in history(run)]
 
@@ -70,9 +81,10 @@ def on_disk(run: Run) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_online_run_arrives_whole(bench: Bench, tmp_path: Path, server: WandbDouble) -> None:
-    status, out, err = bench(*COMMAND)
+    status, out, err = bench(*COMMAND, "--pictures", "true")
     assert status == 0, err
     run = the_run(tmp_path / "runs")
+    assert pictures(server, run) == [{"confusion", "mistakes"}]  # this network has no convolution
     record, result = read_record(run), results.read_result(run.result)
     assert f"W&B: {server.url}/team/ilsvrc-bench/runs/{record['id']}" in out
     assert arrived(server, run) == on_disk(run)
@@ -161,7 +173,7 @@ def test_offline_runs_are_sent_later_and_once(
     bench: Bench, tmp_path: Path, server: WandbDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    status, out, err = bench(*COMMAND)
+    status, out, err = bench(*COMMAND, "--pictures", "true")
     assert status == 0, err
     assert "W&B: offline, as asked; `python -m benchmarks sync` can send it later" in out
     run = the_run(tmp_path / "runs")
@@ -193,6 +205,7 @@ def test_offline_runs_are_sent_later_and_once(
     lines, before = dict(sent.streams["wandb-history.jsonl"]), len(server.requests)
     assert bench("sync")[0] == 0
     assert (sent.streams["wandb-history.jsonl"], len(server.requests)) == (lines, before + 1)  # whether it is there
+    assert pictures(server, run) == [{"confusion", "mistakes"}]
     record = read_record(run)
     del record["sent"]  # as if killed before it was noted: the server is asked, and sent nothing
     wandb_run.write_record(run, record)
