@@ -233,7 +233,7 @@ def told_to_wandb(cli: SuiteCLI) -> Iterator[None]:
         status = "stopped"
         raise
     finally:
-        if cli.mirror:
+        if cli.mirror and is_first_process():  # no other may read a result that this one has yet to write
             end(cli.mirror.wandb, status, results.read_result(cli.run.result) if status == "finished" else None)
 
 
