@@ -32,8 +32,8 @@ from benchmarks.runs import Run, RunError
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 from benchmarks.tables import read_rows
 from benchmarks.throughput import summary
-from benchmarks.wandb_mode import Decision, decide
-from benchmarks.wandb_run import Status, WandbRun, images_of, note_start, place, read_record
+from benchmarks.wandb_mode import Decision, asked_for, decide
+from benchmarks.wandb_run import Status, WandbRun, images_of, in_short, note_start, place, read_record
 from datamodules.files import write_whole
 
 log = logging.getLogger("benchmarks")
@@ -160,6 +160,7 @@ def check_options(cli: SuiteCLI) -> None:
         raise RunError("--trainer.max_epochs (=0) must be at least 1.")
     if cli.config.again and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
         raise RunError(f"--again cannot be given to several tasks at once: move {cli.run.folder} away by hand first.")
+    asked_for(cli.config.wandb)
 
 
 def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | None) -> None:
@@ -254,7 +255,11 @@ def decision_for(cli: SuiteCLI) -> Decision:
 
 def begin(run: Run, facts: dict[str, Any], decision: Decision) -> WandbRun:
     """Open the W&B run if that was decided, and say what becomes of the run at W&B."""
-    wandb = WandbRun(run, note_start(run, decision.mode, facts))
+    try:
+        wandb = WandbRun(run, note_start(run, decision.mode, facts))
+    except Exception as error:  # a full disk, a file that was edited by hand: no reason to end a run
+        say(f"W&B: gets nothing of this run, {run.wandb} cannot be kept ({in_short(error)})")
+        return WandbRun(run)
     if decision.mode == "online":
         wandb.open()
     if wandb.client is not None:

@@ -42,7 +42,7 @@ def sync(options: argparse.Namespace) -> int:
     Raises:
         RunError: there is no such folder, no key, or no server.
     """
-    root = runs_root(options.root)
+    root = runs_root(options.root).resolve()  # `.` has no name
     if not root.is_dir():
         raise RunError(f"there is no folder {root}: name the folder of runs, or a run: python -m benchmarks sync runs")
     runs = sorted(find_runs(root), key=started)
@@ -51,7 +51,10 @@ def sync(options: argparse.Namespace) -> int:
         raise RunError(f"W&B: {why}. Nothing was sent.")
     failed = 0
     for run in runs:
-        line, well = send(run, options.dry_run)
+        try:
+            line, well = send(run, options.dry_run)
+        except Exception as error:  # files that were edited by hand or cut: the others are sent all the same
+            line, well = f"not sent: its files cannot be made sense of ({type(error).__name__}: {error})", False
         failed += not well
         print(f"{describe(run)}: {line}", file=sys.stdout if well else sys.stderr, flush=True)
     print(f"{len(runs)} runs, {failed} not sent." if failed else f"{len(runs)} runs.")
@@ -128,7 +131,11 @@ def status_of(run: Run) -> Status:
 def is_sent(record: dict[str, Any], last: int, result: Result | None) -> bool:
     """Whether W&B was found to have the run as it is now."""
     sent = record.get("sent") or {}
-    return sent.get("step") == last and sent.get("finished") == (result.finished if result else None)
+    return (
+        bool(record.get("url"))
+        and sent.get("step") == last
+        and sent.get("finished") == (result.finished if result else None)
+    )
 
 
 def upload(
@@ -143,12 +150,13 @@ def upload(
         except Exception as error:
             return f"not sent: W&B does not say what it has ({in_short(error)})", False
     write_record(run, record)
+    status = "finished" if result else status_of(run)  # before anything is open
     wandb = WandbRun(run, record)
     wandb.open()
     before = wandb.last
     wandb.log_all(rows)
     wandb.log_images(images, rows[-1][0] if rows else -1)
-    wandb.finish("finished" if result else status_of(run), result)
+    wandb.finish(status, result)
     if wandb.fault:
         return f"not sent: W&B {wandb.fault}", False
     new = sum(step > before for step, _, _ in rows)

@@ -45,10 +45,7 @@ def decide(asked: str | None) -> Decision:
     Raises:
         RunError: there is no such mode.
     """
-    given = asked or os.environ.get("WANDB_MODE", "")
-    mode = ALIASES.get(given, given)
-    if mode not in ("auto", "online", "offline", "disabled"):
-        raise RunError(f"WANDB_MODE (={given}) must be auto, online, offline or disabled: set it to one, or unset it.")
+    mode = asked_for(asked)
     if mode in ("offline", "disabled"):
         return Decision(mode, "as asked", loud=mode == "offline")  # type: ignore[arg-type]
     if not may_have_key():
@@ -60,11 +57,32 @@ def decide(asked: str | None) -> Decision:
     return Decision("offline", why) if why else Decision("online", "a key is there, and its server answers")
 
 
+def asked_for(asked: str | None) -> str:
+    """The word of `--wandb`, else of `$WANDB_MODE`, else `auto`; nothing is asked of anybody.
+
+    Raises:
+        RunError: there is no such mode.
+    """
+    given = asked or os.environ.get("WANDB_MODE", "")
+    mode = ALIASES.get(given, given)
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise RunError(f"WANDB_MODE (={given}) must be auto, online, offline or disabled: set it to one, or unset it.")
+    return mode
+
+
 def may_have_key() -> bool:
     """Whether there is a place where a key could lie, so that the client is worth importing, which takes a second."""
     files = (os.environ.get("NETRC") or "~/.netrc", "~/_netrc")
     named = any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"))
-    return named or any(Path(file).expanduser().is_file() for file in files)
+    return named or any(is_readable(file) for file in files)
+
+
+def is_readable(file: str) -> bool:
+    """Whether there is such a file; a home folder that is unknown or closed to us has none."""
+    try:
+        return Path(file).expanduser().is_file()
+    except (OSError, RuntimeError):
+        return False
 
 
 def account() -> tuple[str, str]:

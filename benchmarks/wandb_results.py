@@ -37,7 +37,8 @@ def fetch(project: str) -> Path:
     folder = folder_of(project)
     check_access(project)
     known, unfinished, foreign = set(), 0, 0
-    for run in list_runs(project):
+    runs = list(list_runs(project))
+    for run in runs:
         finished = run.summary.get("finished")
         if "recipe" not in run.config:
             foreign += 1
@@ -53,7 +54,11 @@ def fetch(project: str) -> Path:
     for count, what in ((unfinished, "not finished"), (foreign, "none of this suite's")):
         if count:
             print(f"{project}: {count} {'runs are' if count > 1 else 'run is'} {what}", file=sys.stderr)
-    for gone in folder.iterdir() if folder.is_dir() else []:
+    kept = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    if not runs and kept:
+        print(f"{project}: W&B lists no runs. Those fetched before still count: remove {folder}.", file=sys.stderr)
+        return folder
+    for gone in kept:
         if gone.name not in known:
             shutil.rmtree(gone)
     return folder

@@ -72,7 +72,7 @@ def note_start(run: Run, mode: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def place(record: Mapping[str, Any]) -> str:
     """`entity/project/id`, or the id alone of a run that W&B does not have."""
-    return "/".join(record[key] for key in ("entity", "project", "id") if record.get(key))
+    return "/".join(str(record[key]) for key in ("entity", "project", "id") if record.get(key))
 
 
 # What W&B is told of it -----------------------------------------------------------------------------------------------

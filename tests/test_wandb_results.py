@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.page_data import wandb_url
 from benchmarks.results import COMMITTED, Result, read_result, write_result
+from benchmarks.wandb_results import folder_of
 from tests.test_leaderboard import IDENTITIES
 from tests.test_results import make
 from tests.wandb_double import StoredRun, WandbDouble
@@ -109,6 +110,21 @@ def test_runs_of_a_team_are_merged_with_those_here_without_duplicates(
     found = {seed: row for seed, row in seeds(out).items() if seed >= 10}
     assert {seed: row["top1_error"] for seed, row in found.items()} == {10: 1.0, 11: 2.0, 12: 3.0, 13: 4.5}
     assert server.count("download") == downloads + 2 + 2  # d anew, and what is broken is asked for again
+
+
+def test_empty_list_does_not_empty_the_cache(
+    bench: Bench, server: WandbDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("leaderboard", "--format", "json", "--committed", "--from-wandb", "team/p")
+    store(server, "a", lenet(20, 1.0))
+    bench(*arguments)
+    folder = folder_of("team/p")
+    (folder / ".DS_Store").write_text("")
+    assert bench(*arguments)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.wandb_results.list_runs", lambda project: [])
+        status, _, err = bench(*arguments)
+    assert (status, "W&B lists no runs" in err, (folder / "a").is_dir()) == (0, True, True)
 
 
 def test_what_the_team_ran_counts_in_the_table(bench: Bench, server: WandbDouble) -> None:

@@ -15,9 +15,10 @@ import pytest
 from wandb_double import WandbDouble
 
 from benchmarks import callbacks, results, wandb_mode, wandb_run
+from benchmarks.fit import begin
 from benchmarks.runs import Run, RunError
 from benchmarks.tables import history, merged, read_rows
-from benchmarks.wandb_mode import decide
+from benchmarks.wandb_mode import Decision, decide
 from benchmarks.wandb_run import identifier, nest, read_record, summary_of
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -228,6 +229,14 @@ def test_sync_without_key_server_or_runs(
     status, _, err = bench("sync")
     assert status == 1
     assert "seed-0: not sent:" in err
+    monkeypatch.chdir(tmp_path / "runs/digits/mlp/abc/seed-0")
+    assert "1 runs, 1 not sent." in bench("sync", ".")[1]
+    odd = tmp_path / "runs/digits/mlp/aaa/seed-0"
+    odd.mkdir(parents=True)
+    (odd / "metrics.csv").write_text("other,header\n1,2,3\n")
+    status, out, err = bench("sync", str(tmp_path / "runs"))
+    assert (status, "2 runs, 2 not sent." in out) == (1, True)
+    assert "aaa/seed-0: not sent: its files cannot be made sense of (KeyError: 'step')" in err
     server.fail("graphql", 503)
     status, _, err = bench("sync")
     assert status == 2
@@ -269,6 +278,37 @@ def test_without_a_key_nothing_is_asked_and_nothing_said(server: WandbDouble, mo
     assert (found.mode, found.loud) == ("offline", False)
     assert decide("online").loud
     assert server.requests == []
+
+
+def test_home_that_is_closed_or_unknown_has_no_key(server: WandbDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    for error in (PermissionError(13, "Permission denied"), RuntimeError("Could not determine home directory.")):
+
+        def fail(self: Path, error: Exception = error) -> Path:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "expanduser", fail)
+            assert decide(None).mode == "offline"
+
+
+def test_bad_mode_is_refused_before_anything_is_moved(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        status, _, err = bench(*COMMAND, "--again")
+        assert (status, "WANDB_MODE (=sometimes) must be" in err) == (2, True)
+    assert not list(tmp_path.glob("runs/digits/mlp/*/seed-0*"))
+
+
+def test_record_that_cannot_be_kept_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "seed-0")
+    run.folder.mkdir()
+    run.wandb.write_text('{"attempts": "x"}')
+    assert begin(run, {}, Decision("online", "")).client is None
+    assert "W&B: gets nothing of this run" in capsys.readouterr().out
 
 
 def test_key_that_the_client_refuses(server: WandbDouble, monkeypatch: pytest.MonkeyPatch) -> None:
