@@ -35,6 +35,7 @@ from benchmarks.phenomena.analysis import (
     seed_all,
 )
 from benchmarks.runs import runs_root
+from benchmarks.targets import why_not_writable
 from datamodules.files import write_whole
 
 if TYPE_CHECKING:
@@ -84,12 +85,15 @@ def analyze(analysis: Analysis, arguments: list[str]) -> int:
     function = analysis.module().analyze
     frame, options = parse(analysis, function, arguments)
     run = find_run(analysis, function, frame)
+    folder = folder_for(analysis, frame, options, run)
+    if reason := why_not_writable(folder):
+        raise cannot_be_written(folder, reason)
     started, code = time.perf_counter(), results.commit()
     with random_numbers_kept(), style():
         seed_all(options["seed"])
         outcome = function(**options, **({"run": run} if run is not None else {}))
         record = describe(analysis, function, options, run, outcome, time.perf_counter() - started, code)
-        saved = save(folder_for(analysis, frame, options, run), analysis.stem(options), record, outcome)
+        saved = save(folder, analysis.stem(options), record, outcome)
     print(as_table(outcome.checks))
     print(f"{analysis.stem(options)}, seed {options['seed']}, {record['seconds']:.0f} s. Files: {saved.folder}")
     log_to_wandb(saved, outcome)
@@ -257,10 +261,13 @@ def save(folder: Path, stem: str, record: dict[str, Any], outcome: Outcome) -> S
             pictures[name] = folder / f"{file}.png"
         write_whole(folder / f"{stem}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise AnalysisError(
-            f"{folder} cannot be written ({error.strerror}): give another folder with --to or --runs."
-        ) from None
+        raise cannot_be_written(folder, error.strerror or str(error)) from None
     return Saved(folder, stem, record, pictures)
+
+
+def cannot_be_written(folder: Path, reason: str) -> AnalysisError:
+    """To be raised before the analysis runs, or after it if the folder was lost meanwhile."""
+    return AnalysisError(f"{folder} cannot be written ({reason}): give another folder with --to or --runs.")
 
 
 def log_to_wandb(saved: Saved, outcome: Outcome) -> None:

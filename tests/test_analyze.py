@@ -144,6 +144,17 @@ def test_checks() -> None:
     assert list(steps([1, 2], "counting")) == [1, 2]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_analysis_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(preset: Preset = "cpu", seed: int = 0) -> Outcome:
+        raise AssertionError("the analysis ran")
+
+    module = types.ModuleType("looks")
+    module.analyze = never  # type: ignore[attr-defined]
+    monkeypatch.setattr(Made, "module", lambda self: module)
+    with pytest.raises(AnalysisError, match=r"^/proc/nowhere cannot be written \(No such file or directory\): give"):
+        command.analyze(LOOKS, ["--to", "/proc/nowhere"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
