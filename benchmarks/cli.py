@@ -204,9 +204,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="images per second of recipes, taken apart, or of the loaders beside their peers",
         description="With recipes: images per second of the network alone, of the loader alone and of fit, the parts "
         "of a step, FLOPs and their share of what the device can do, peak memory, and what bounds them; settings such "
-        "as --data.batch_size 256 or --trainer.precision bf16-mixed may follow. With --loaders, loaders alone: images "
-        "per processor second of the suite's and of FFCV, torchvision, timm and, where they are installed, DALI, SPDL "
-        "and webdataset, on the same images. Each runs in a process of its own.",
+        "as --data.batch_size 256 or --trainer.precision bf16-mixed come after the recipes. With --loaders, loaders "
+        "alone: images per processor second of the suite's and of FFCV, torchvision, timm and, where they are "
+        "installed, DALI, SPDL and webdataset, on the same images. Each runs in a process of its own.",
     )
     throughput.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as mnist/lenet5")
     throughput.add_argument("--steps", type=positive, default=30, help="of each measurement of a recipe (default: 30)")
@@ -240,18 +240,26 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="check packages, libraries, data, devices; say what to do", add_help=False)
 
-    race = commands.add_parser("time-to-accuracy", help="seconds until a test accuracy is reached, over several seeds")
+    race = commands.add_parser(
+        "time-to-accuracy",
+        help="seconds until a test accuracy is reached, over several seeds",
+        description="Train a recipe with seeds 0, 1, ... and say how many seconds each took to reach a test accuracy. "
+        "It takes no settings: copy the recipe to a file, change them there, and name the file.",
+    )
     race.add_argument("recipe", nargs="?", default="mnist/lenet5_fast", help="default: mnist/lenet5_fast")
-    race.add_argument("--until", type=float, default=99.0, help="accuracy in percent (default: 99)")
+    race.add_argument(
+        "--until", type=percent, default=99.0, metavar="PERCENT", help="accuracy in percent (default: 99)"
+    )
     race.add_argument("--seeds", type=positive, default=5, help="runs (default: 5)")
     race.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    race.add_argument("--tsv", metavar="FILE", help="write the first run in DAWNBench's form")
+    race.add_argument("--tsv", metavar="FILE", help="write each run in DAWNBench's form: FILE-seed-0.tsv for FILE.tsv")
 
     peers = commands.add_parser(
         "peers",
         help="training steps beside those of today's scripts",
         description="Steps of fit beside those of a bare loop, of torchvision's references and of timm's script: the "
-        "same network, batch and optimizer, in alternation. Settings of the recipe may follow.",
+        "same network, batch and optimizer, in alternation. Settings, such as --data.batch_size 256, come after the "
+        "recipe.",
     )
     peers.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
     peers.add_argument("--rounds", type=positive, default=5, help="turns of each (default: 5)")
@@ -285,6 +293,16 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def percent(text: str) -> float:
+    """An accuracy in percent, over 1, which is more likely meant as a fraction, and at most 100."""
+    value = float(text)
+    if not 1 < value <= 100:
+        raise argparse.ArgumentTypeError(
+            f"{text} must be over 1 and at most 100: percent, not a fraction; 99, not 0.99"
+        )
     return value
 
 

@@ -307,8 +307,17 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 def as_command(arguments: Iterable[str]) -> str:
-    """The command line of the suite with `arguments`; absolute paths, which are one machine's, by their last name."""
-    return "python -m benchmarks " + shlex.join(Path(a).name if a.startswith("/") else a for a in arguments)
+    """The command line of the suite with `arguments`, `without_folders`."""
+    return "python -m benchmarks " + shlex.join(without_folders(arguments))
+
+
+def without_folders(arguments: Iterable[str]) -> list[str]:
+    """The arguments with absolute paths, which are one machine's, by their last name: `--root=/a/b` as `--root=b`."""
+    found = []
+    for argument in arguments:
+        before, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+        found.append(before + equals + (Path(value).name if value.startswith("/") else value))
+    return found
 
 
 def processor() -> str:

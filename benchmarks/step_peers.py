@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,7 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.leaderboard import write_between_marks
-from benchmarks.results import commit, cores, now, processor, versions
+from benchmarks.results import as_command, commit, cores, now, processor, versions, without_folders
+from benchmarks.step_throughput import Step, parsed
+from benchmarks.suite_cli import SuiteCLI, quiet_warnings
+from benchmarks.targets import check_target
 from datamodules.files import write_whole
 
 SCHEMA = 1
@@ -80,6 +82,8 @@ def step_peers(options: argparse.Namespace) -> int:
     if options.write:
         write_between_marks(Path(options.write), as_markdown(committed()), BEGIN, END)
         return 0
+    check_target("--json", options.json)
+    recipe = parsed(options, options.recipe).name
     load = os.getloadavg()[0]
     with ExitStack() as stack:
         sides = {name: stack.enter_context(Side(name, options)) for name in ("ours", *PEERS)}
@@ -88,17 +92,24 @@ def step_peers(options: argparse.Namespace) -> int:
             order = list(sides) if number % 2 == 0 else list(sides)[::-1]
             rounds.append({name: sides[name].seconds() for name in order})
             print(f"round {number + 1}: " + ", ".join(f"{k} {v:.2f} s" for k, v in rounds[-1].items()), flush=True)
+        device = sides["bare"].answer("device")
     record = {
         "schema": SCHEMA,
-        "recipe": options.recipe,
-        "settings": options.settings,
+        "recipe": recipe,
+        "settings": without_folders(options.settings),
         "steps": options.steps,
-        "clock": "processor seconds of each process; wall seconds on a GPU",
+        "clock": "processor seconds of each process" if device == "cpu" else "wall seconds",
         "rounds": rounds,
-        "hardware": {"name": device_name(), "cores": cores(), "threads": torch.get_num_threads(), "load_before": load},
+        "hardware": {
+            "device": device,
+            "name": processor() if device == "cpu" else device_name(),
+            "cores": cores(),
+            "threads": torch.get_num_threads(),
+            "load_before": load,
+        },
         "versions": versions() | versions(("timm",)),
         "commit": commit(),
-        "command": "python -m benchmarks " + shlex.join(options.arguments),
+        "command": as_command(options.arguments),
         "finished": now(),
     }
     print(as_markdown([record]))
@@ -134,7 +145,11 @@ class Side:
             self.process.terminate()
 
     def seconds(self) -> float:
-        """Of one turn.
+        """Of one turn."""
+        return float(self.answer("turn"))
+
+    def answer(self, message: str) -> Any:
+        """What `serve` has for the message.
 
         Raises:
             RunError: the contestant failed.
@@ -142,19 +157,18 @@ class Side:
         from benchmarks.runs import RunError
 
         try:
-            self.connection.send("turn")
-            return float(self.connection.recv())
+            self.connection.send(message)
+            return self.connection.recv()
         except (EOFError, ConnectionError):
             raise RunError(f"the side {self.name} failed: see above, and try the recipe with fit.") from None
 
 
 def serve(name: str, recipe: str, settings: list[str], steps: int, connection: Connection) -> None:
-    """Do a turn for each message, and send its seconds."""
+    """Do a turn for each message "turn", and send its seconds; a peer says for "device" what it trains on."""
     from benchmarks import overhead
     from benchmarks.lean import keep_freed_memory
-    from benchmarks.step_throughput import Step
-    from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 
+    device = None
     if name == "ours":
         keep_freed_memory()
         overhead.WARM_UP_STEPS = WARM_UP
@@ -167,6 +181,7 @@ def serve(name: str, recipe: str, settings: list[str], steps: int, connection: C
             cli = SuiteCLI("fit", ["--config", recipe, "--seed_everything", "0", "--runs", folder, *settings])
             cli.build([])
             step = Step(cli)
+        device = step.device.type
         network = step.network.to(memory_format=torch.contiguous_format)  # as scripts leave it
         images, labels = step.synthetic(cli.datamodule.batch_size)
         images = images.clone(memory_format=torch.contiguous_format)
@@ -180,8 +195,8 @@ def serve(name: str, recipe: str, settings: list[str], steps: int, connection: C
             return step.clock() - started
 
     try:
-        while connection.recv():
-            connection.send(turn())
+        while message := connection.recv():
+            connection.send(device if message == "device" else turn())
     except EOFError:
         pass
 
@@ -206,8 +221,7 @@ def as_markdown(records: list[dict[str, Any]]) -> str:
         settings = " ".join(record["settings"])
         parts += [
             f"**{record['recipe']}**{' with ' + settings if settings else ''}: {len(rounds)} rounds of "
-            f"{record['steps']} steps in alternation, {hardware['threads']} of {hardware['cores']} cores of "
-            f"{hardware['name']}, load {hardware['load_before']:.1f} before",
+            f"{record['steps']} steps in alternation, {where(record)}, load {hardware['load_before']:.1f} before",
             tabulate(
                 rows,
                 ["training step", "ms", "ours is faster by", "rounds"],
@@ -216,8 +230,22 @@ def as_markdown(records: list[dict[str, Any]]) -> str:
                 colalign=("left", "right", "right", "right"),
             ),
         ]
-    parts.append("ms: processor time of a step, median over rounds; the factor: its median ratio to ours in a round.")
+    clocks = " or, on a GPU, ".join(sorted({f"{clock(record)} time" for record in records}))
+    parts.append(f"ms: {clocks} of a step, median over rounds; the factor: its median ratio to ours in a round.")
     return "\n\n".join(parts)
+
+
+def clock(record: dict[str, Any]) -> str:
+    """What was read: `processor` or `wall`."""
+    return str(record["clock"]).split()[0]
+
+
+def where(record: dict[str, Any]) -> str:
+    """What it was measured on."""
+    hardware = record["hardware"]
+    if clock(record) == "wall":
+        return str(hardware["name"])
+    return f"{hardware['threads']} of {hardware['cores']} cores of {hardware['name']}"
 
 
 def committed() -> list[dict[str, Any]]:

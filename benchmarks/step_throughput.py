@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.errors import explain
 from benchmarks.lean import keep_freed_memory
 from benchmarks.peaks import datasheet_peak, matmul_ceiling
-from benchmarks.results import commit, cores, now, processor, versions
+from benchmarks.recipe import Recipe
+from benchmarks.results import as_command, commit, cores, now, processor, versions, without_folders
 from benchmarks.runs import RunError
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
 from benchmarks.switches import Compiled
@@ -38,12 +38,14 @@ PARTS = ("data_wait", "to_device", "forward", "backward", "optimizer", "logging"
 
 def step_throughput(options: argparse.Namespace) -> int:
     """`python -m benchmarks throughput RECIPE...`: measure each in a process of its own, print, write."""
+    for recipe in options.recipes:
+        parsed(options, recipe)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "recipes": [],
         "versions": versions(),
         "commit": commit(),
-        "command": "python -m benchmarks " + shlex.join(options.arguments),
+        "command": as_command(options.arguments),
     }
     for recipe in options.recipes:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
@@ -57,6 +59,23 @@ def step_throughput(options: argparse.Namespace) -> int:
     if options.plot:
         plot(record, Path(options.plot))
     return 0
+
+
+def parsed(options: argparse.Namespace, recipe: str) -> Recipe:
+    """The recipe with the command's settings, nothing built: refused here, before anything is measured.
+
+    Raises:
+        RunError: it stands where the value of a setting does.
+        RecipeError: there is none, or it trains no network.
+        ArgumentError: a setting is refused.
+    """
+    for before, word in zip(options.arguments, options.arguments[1:], strict=False):
+        if word == recipe and before in options.settings and before.startswith("--") and "=" not in before:
+            raise RunError(
+                f"{word} after {before} is no recipe but a setting's value; settings come after the recipe: `python -m "
+                f"benchmarks {options.command} mnist/lenet5 {before} {word}`, as one."
+            )
+    return SuiteCLI("fit", ["--config", recipe, "--seed_everything", "0", *options.settings]).recipe
 
 
 def measured(recipe: str, settings: list[str], steps: int, search_batch: int | None) -> dict[str, Any]:
@@ -84,7 +103,7 @@ def _measured(recipe: str, settings: list[str], steps: int, search_batch: int | 
     batch_size = cli.datamodule.batch_size // cli.trainer.world_size
     found: dict[str, Any] = {
         "recipe": cli.recipe.name,
-        "settings": settings,
+        "settings": without_folders(settings),
         "batch_size": batch_size,
         "precision": str(cli.trainer.precision),
         "device": step.device.type,
@@ -171,8 +190,11 @@ class Step:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def split(self, batches: Any, steps: int) -> dict[str, float]:
-        """Median seconds of each part of a step that reads its batch; the device is waited for after each part."""
-        seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+        """Median seconds of each part of a step that reads its batch; the device is waited for after each part.
+
+        Logging is a mean: errors are counted many steps at once.
+        """
+        seconds: dict[str, list[float]] = {part: [] for part in PARTS if part != "logging"}
         for _ in range(steps):
             marks = [self.clock()]
             batch = next(batches)
@@ -189,11 +211,18 @@ class Step:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             marks.append(self.clock())
-            self.network.train_errors.note(logits.detach(), labels, loss.detach())
-            marks.append(self.clock())
-            for part, before, after in zip(PARTS, marks[:-1], marks[1:], strict=True):
+            for part, before, after in zip(seconds, marks[:-1], marks[1:], strict=True):
                 seconds[part].append(after - before)
-        return {part: statistics.median(values) for part, values in seconds.items()}
+        found = {part: statistics.median(values) for part, values in seconds.items()}
+        return found | {"logging": self.logging(logits.detach(), labels, loss.detach())}
+
+    def logging(self, logits: Tensor, labels: Tensor, loss: Tensor, counts: int = 5) -> float:
+        """Mean seconds a step in which errors are noted, over `counts` times as many steps as are counted at once."""
+        errors = self.network.train_errors
+        errors.reset()
+        together = max(1, -(-errors.NOTED // logits.numel()))
+        self.timed(lambda: errors.note(logits, labels, loss), together)
+        return self.timed(lambda: errors.note(logits, labels, loss), counts * together)
 
 
 def with_data(cli: SuiteCLI, step: Step, steps: int, settings: list[str]) -> dict[str, Any]:

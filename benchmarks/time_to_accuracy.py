@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -24,9 +23,11 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.lean import keep_freed_memory
-from benchmarks.results import commit, cores, now, versions
+from benchmarks.results import as_command, commit, cores, now, versions
 from benchmarks.step_peers import device_name
+from benchmarks.step_throughput import parsed
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings
+from benchmarks.targets import check_target
 from benchmarks.throughput import wait_for_device
 from datamodules.files import write_whole
 
@@ -59,29 +60,38 @@ class Race(pl.Callback):
 
 def time_to_accuracy(options: argparse.Namespace) -> int:
     """`python -m benchmarks time-to-accuracy`: train each seed in a process of its own, print and write."""
+    check_target("--json", options.json)
+    check_target("--tsv", options.tsv)
+    recipe = parsed(options, options.recipe).name
     load = os.getloadavg()[0]
-    runs = []
+    runs: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
             runs.append({"seed": seed, "epochs": apart.submit(raced, options.recipe, seed).result()})
         print(described(runs[-1], options.until), flush=True)
     record = {
         "schema": SCHEMA,
-        "recipe": options.recipe,
+        "recipe": recipe,
         "until": options.until,
         "runs": runs,
         "hardware": {"name": device_name(), "cores": cores(), "threads": torch.get_num_threads(), "load_before": load},
         "versions": versions(),
         "commit": commit(),
-        "command": "python -m benchmarks " + shlex.join(options.arguments),
+        "command": as_command(options.arguments),
         "finished": now(),
     }
     print(summary(runs, options.until))
     if options.json:
         write_whole(Path(options.json), json.dumps(record, indent=1) + "\n")
     if options.tsv:
-        write_whole(Path(options.tsv), as_tsv(runs[0]))
+        for run in runs:
+            write_whole(tsv_of_seed(Path(options.tsv), run["seed"]), as_tsv(run))
     return 0
+
+
+def tsv_of_seed(path: Path, seed: int) -> Path:
+    """`race-seed-0.tsv` for `race.tsv`."""
+    return path.with_stem(f"{path.stem}-seed-{seed}")
 
 
 def raced(recipe: str, seed: int) -> list[dict[str, float]]:

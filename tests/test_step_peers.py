@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from benchmarks.peers.mnist_example import network
 from benchmarks.step_peers import BEGIN, COMMITTED, END, PEERS, as_markdown, committed
 
+Bench = Callable[..., tuple[int, str, str]]
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -38,12 +40,74 @@ def test_ratios_are_medians_over_rounds() -> None:
         {"ours": 1.0, "bare": 1.5, "torchvision": 3.0, "timm": 1.0},
     ]
     hardware = {"name": "a processor", "cores": 2, "threads": 1, "load_before": 0.0}
-    text = as_markdown([{"recipe": "a/b", "settings": [], "steps": 10, "rounds": rounds, "hardware": hardware}])
+    record = {"recipe": "a/b", "settings": [], "steps": 10, "rounds": rounds, "hardware": hardware}
+    record["clock"] = "processor seconds of each process"
+    text = as_markdown([record])
     lines = {line.split("|")[1].strip(): line.split("|")[2:5] for line in text.splitlines() if line.startswith("| ")}
     assert [cell.strip() for cell in lines["bare PyTorch loop"]] == ["200.0", "1.50", "1.00 to 2.00"]
     assert [cell.strip() for cell in lines["torchvision's references"]] == ["300.0", "3.00", "3.00 to 4.00"]
     assert [cell.strip() for cell in lines["timm"]] == ["100.0", "1.00", "0.50 to 1.00"]
     assert as_markdown([]) == "Not measured yet."
+    assert "in alternation, 1 of 2 cores of a processor, load 0.0 before" in text
+    assert "ms: processor time of a step" in text
+    on_gpu = record | {"clock": "wall seconds", "hardware": {**hardware, "name": "a GPU"}}
+    assert "in alternation, a GPU, load 0.0 before" in as_markdown([on_gpu])
+    assert "ms: wall time of a step" in as_markdown([on_gpu])
+    assert "ms: processor time or, on a GPU, wall time of a step" in as_markdown([on_gpu, record])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist/lenet",), "error: recipe (=mnist/lenet) is neither a file nor a recipe of the suite: did you mean"),
+        (("imagenet/alexnet_5",), "error: imagenet/alexnet_5 is an ensemble"),
+        (("digits/linear", "--data.batch", "5"), "Option 'batch' is not accepted"),
+        (
+            ("--data.batch_size", "16", "digits/linear"),
+            "error: 16 after --data.batch_size is no recipe but a setting's",
+        ),
+    ],
+)
+def test_what_is_refused_starts_no_side(
+    bench: Bench, arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.step_peers.Side", None)
+    status, text, error = bench("peers", *arguments)
+    assert (status, text) == (2, "")
+    assert message in error
+
+
+def test_the_record_takes_its_clock_from_the_sides_and_no_folders(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Made:
+        """A side that needs a second on a device of its own."""
+
+        def __init__(self, *_: object) -> None:
+            self.device = "cpu"
+
+        def __enter__(self) -> Made:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def seconds(self) -> float:
+            return 1.0
+
+        def answer(self, message: str) -> str:
+            assert message == "device"
+            return self.device
+
+    monkeypatch.setattr("benchmarks.step_peers.Side", Made)
+    out = tmp_path / "out.json"
+    status, _, error = bench("peers", "digits/linear", "--json", out, "--data.root", tmp_path)
+    assert status == 0, error
+    record = json.loads(out.read_text())
+    assert (record["recipe"], record["clock"]) == ("digits/linear", "processor seconds of each process")
+    assert record["hardware"]["device"] == "cpu"
+    assert str(tmp_path) not in out.read_text()
+    assert record["command"].startswith("python -m benchmarks peers digits/linear --json out.json --data.root ")
 
 
 def test_the_readme_shows_what_is_committed() -> None:

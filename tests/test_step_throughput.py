@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from benchmarks.peaks import DATASHEETS, datasheet_peak, matmul_ceiling
-from benchmarks.step_throughput import PARTS, bound, largest_batch, measured
+from benchmarks.step_throughput import PARTS, Step, bound, largest_batch, measured
+from benchmarks.suite_cli import SuiteCLI
 from benchmarks.switches import Compiled
+from models.classifier import ErrorCount
 from models.linear import Linear
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -56,13 +58,36 @@ def test_the_command_writes_what_it_measured(bench: Bench, tmp_path: Path, monke
     monkeypatch.setattr(step_throughput, "ProcessPoolExecutor", Here)
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     command = ("throughput", "digits/linear", "--steps", "3", "--json", out, "--plot", picture)
-    status, text, error = bench(*command, "--data.batch_size", "16")
+    status, text, error = bench(*command, "--data.batch_size", "16", f"--data.root={tmp_path}")
     assert status == 0, error
     assert "Bound by: " in text
     assert picture.stat().st_size > 1000
     record = json.loads(out.read_text())
     assert record["recipes"][0]["batch_size"] == 16
     assert {"versions", "commit", "command", "finished"} <= set(record)
+    assert str(tmp_path) not in out.read_text()  # nor any folder of this machine
+    assert record["recipes"][0]["settings"][-1] == f"--data.root={tmp_path.name}"
+
+
+def test_counting_of_errors_is_a_part_of_every_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a clock that each count puts forward by a second: 3 x 10 logits a step, so 100 of 3000 at once."""
+    cli = SuiteCLI("fit", ["--config", "digits/linear", "--seed_everything", "0", "--runs", str(tmp_path)])
+    cli.build([])
+    step, counted = Step(cli), []
+    update = ErrorCount.update
+
+    def counting(self: ErrorCount, logits: torch.Tensor, *rest: torch.Tensor) -> None:
+        counted.append(len(logits))
+        update(self, logits, *rest)
+
+    monkeypatch.setattr(ErrorCount, "NOTED", 3000)
+    monkeypatch.setattr(step.network.train_errors, "update", lambda *given: counting(step.network.train_errors, *given))
+    monkeypatch.setattr(step, "clock", lambda: float(len(counted)))
+    logits, labels = torch.zeros(3, 10), torch.zeros(3, dtype=torch.long)
+    assert step.logging(logits, labels, torch.tensor(1.0)) == pytest.approx(1 / 100)
+    assert set(counted) == {300}
+    monkeypatch.setattr(ErrorCount, "NOTED", 0)  # as CUDA graphs need it
+    assert step.logging(logits, labels, torch.tensor(1.0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,12 +96,64 @@ def test_the_command_writes_what_it_measured(bench: Bench, tmp_path: Path, monke
         (("digits/linear", "--loaders", "mnist"), "cannot be given at once"),
         (("--trainer.precision=16-mixed",), "needs a recipe"),
         ((), "needs a recipe"),
+        (
+            ("digits/linear", "--batch-size", "7"),
+            "--batch-size (=7) does nothing with recipes: use --data.batch_size 7.",
+        ),
+        (("digits/linear", "--quick"), "--quick does nothing with recipes: use --steps 5."),
+        (("digits/linear", "--rounds", "2"), "--rounds (=2) does nothing with recipes: use --steps."),
+        (("digits/linear", "--root", "a"), "--root (=a) does nothing with recipes: use --data.root a."),
+        (("--loaders", "mnist", "--steps", "5"), "--steps (=5) does nothing with --loaders: use --rounds."),
+        (
+            ("--loaders", "mnist", "--search-batch", "5"),
+            "--search-batch (=5) does nothing with --loaders: leave it out.",
+        ),
+        (("--write", "README.md", "--steps", "5"), "--steps (=5) does nothing with --write: leave it out."),
+        (
+            ("digits/linear", "digits/liner"),
+            "recipe (=digits/liner) is neither a file nor a recipe of the suite: did you",
+        ),
+        (("digits/linear", "--data.batch", "5"), "Option 'batch' is not accepted"),
+        (
+            ("--steps", "5", "--data.batch_size", "16", "digits/linear"),
+            "16 after --data.batch_size is no recipe but a setting's value; settings come after the recipe: "
+            "`python -m benchmarks throughput mnist/lenet5 --data.batch_size 16`, as one.",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(bench: Bench, arguments: tuple[str, ...], message: str) -> None:
     status, _, error = bench("throughput", *arguments)
     assert status == 2
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("throughput", "digits/linear"), ("throughput", "--loaders", "mnist"), ("peers",), ("time-to-accuracy",)],
+)
+def test_where_nothing_can_be_written_nothing_is_measured(
+    bench: Bench, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    status, text, error = bench(*command, "--json", nowhere / "out.json")
+    assert (status, text) == (2, "")
+    assert f"--json (={nowhere / 'out.json'}) must be in a folder that exists, {nowhere} does not: make it." in error
+
+
+def test_targets_that_are_refused(bench: Bench, tmp_path: Path) -> None:
+    for option, path, message in [
+        ("--json", tmp_path, f"must be a file, it is a folder: add a name, such as {tmp_path / 'measured'}."),
+        (
+            "--json",
+            "/proc/out.json",
+            "must be in a folder that can be written, /proc cannot (No such file or directory)",
+        ),
+        ("--plot", tmp_path / "out.xyz", "must end in .png, .svg or .pdf: name another file."),
+    ]:
+        status, text, error = bench("throughput", "digits/linear", option, path)
+        assert (status, text) == (2, "")
+        assert f"{option} (={path}) {message}" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_batch_sizes_double_and_back_off() -> None:

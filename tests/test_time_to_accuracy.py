@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from benchmarks.time_to_accuracy import as_tsv, described, raced, reached, summary
+
+Bench = Callable[..., tuple[int, str, str]]
 
 
 def run(seed: int, *accuracies: float) -> dict[str, object]:
@@ -26,6 +33,50 @@ def test_the_first_epoch_that_reaches_it_counts() -> None:
 
 def test_the_form_of_dawnbench() -> None:
     assert as_tsv(run(0, 98.0, 99.0)) == "epoch\thours\ttop1Accuracy\n1\t0.01000000\t98.000\n2\t0.01000000\t99.000\n"
+
+
+def test_every_seed_is_written(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here:
+        """A process pool whose runs are made by hand."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def submit(self, work: object, recipe: str, seed: int) -> Here:
+            self.epochs = run(seed, 98.0, 99.0 + 0.1 * seed)["epochs"]
+            return self
+
+        def result(self) -> Any:
+            return self.epochs
+
+    monkeypatch.setattr("benchmarks.time_to_accuracy.ProcessPoolExecutor", Here)
+    command = ("time-to-accuracy", "digits/linear", "--seeds", "2")
+    status, text, error = bench(*command, "--tsv", tmp_path / "race.tsv", "--json", tmp_path / "race.json")
+    assert status == 0, error
+    assert "99.0 % reached by 2 of 2 seeds" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"race.json", "race-seed-0.tsv", "race-seed-1.tsv"}
+    assert (tmp_path / "race-seed-1.tsv").read_text() == as_tsv(run(1, 98.0, 99.1))  # type: ignore[arg-type]
+    record = json.loads((tmp_path / "race.json").read_text())
+    assert record["command"].endswith("--tsv race.tsv --json race.json")
+
+
+@pytest.mark.parametrize("until", ["0.99", "1", "100.1", "nan", "-5"])
+def test_accuracies_that_are_no_percent_are_refused(bench: Bench, until: str) -> None:
+    status, _, error = bench("time-to-accuracy", f"--until={until}")
+    assert status == 2
+    assert f"argument --until: {until} must be over 1 and at most 100: percent, not a fraction; 99, not 0.99" in error
+
+
+def test_a_misspelt_recipe_is_refused(bench: Bench) -> None:
+    status, text, error = bench("time-to-accuracy", "digits/liner")
+    assert (status, text) == (2, "")
+    assert "recipe (=digits/liner) is neither a file nor a recipe of the suite: did you mean digits/linear" in error
 
 
 def test_a_run_notes_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
