@@ -33,7 +33,7 @@ print(json.dumps([run.lastHistoryStep, run.summary["error"], run.config, run.sta
 
 def test_real_client_logs_resumes_and_reads_back(tmp_path: Path) -> None:
     with WandbDouble() as server:
-        environment = {**os.environ, **server.environment()}
+        environment = {**os.environ, **server.environment(), "WANDB_MODE": "online"}
         command = [sys.executable, "-c", CLIENT]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
