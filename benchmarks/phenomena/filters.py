@@ -4,8 +4,8 @@ Each filter is fitted by a Gabor function, a wave under a Gaussian, as neurons o
 1987). R² says how much of the filter that explains, orientation selectivity how narrow its range of orientations is,
 the participation ratio which share of its pixels carries its energy. Beside the first convolution of a network, before
 and after training, stand the atoms of a sparse code of whitened patches (Olshausen, Field 1996) and the principal
-components of patches, which are no Gabor functions of any place: their envelope fills the patch. Colour filters are
-fitted in the direction of colour in which they vary most.
+components of the same patches, which are no Gabor functions of any place: their envelope fills the patch. Colour
+filters are fitted in the direction of colour in which they vary most.
 
 The photographs are the two that come with scikit-learn, Olshausen and Field took ten. The network has 32 filters of
 9 x 9 pixels and is trained on 20 000 images of CIFAR-10. The 96 filters of AlexNet itself take `--run` with a trained
@@ -465,14 +465,13 @@ def trained_filters(size: Size, seed: int) -> tuple[Array, Array, float]:
 
 
 def natural_sets(size: Size, seed: int) -> list[FilterSet]:
-    """Sparse code of whitened patches, principal components of patches as they are, and noise."""
+    """Sparse code and principal components of the same whitened patches, and noise."""
     generator = np.random.default_rng(seed)
-    side, images = size.side, photographs()
-    whitened = draw_patches([whiten(image) for image in images], side, size.patches, generator)
-    plain = draw_patches(images, side, size.patches, generator)
+    side = size.side
+    patches = draw_patches([whiten(image) for image in photographs()], side, size.patches, generator)
     learned = {
-        "sparse code": sparse_code(whitened, size.atoms, ALPHA, size.passes, seed),
-        "principal components": principal_components(plain, size.components),
+        "sparse code": sparse_code(patches, size.atoms, ALPHA, size.passes, seed),
+        "principal components": principal_components(patches, size.components),
         "noise": generator.standard_normal((size.noise, side * side)),
     }
     return [FilterSet.of(name, filters.reshape(-1, side, side)) for name, filters in learned.items()]

@@ -84,7 +84,7 @@ class Training:
     Args:
         width: hidden units; their MLP 1x512 has 512.
         batch_size: images of a step.
-        lr: learning rate, as theirs.
+        lr: learning rate; theirs is 0.1.
         momentum: of SGD.
         epochs: at most; a network is done when it makes no error on its training set.
     """
