@@ -59,6 +59,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h"):
         print(USAGE, end="")
         return 0 if arguments else 2
+    if arguments[0] in ("--list", "--write") and len(arguments) > (1 if arguments[0] == "--list" else 2):
+        raise AnalysisError(f"{arguments[-1]} does nothing after {arguments[0]}: leave it out.")
     if arguments[0] == "--list":
         print(as_list(all_analyses()))
         return 0

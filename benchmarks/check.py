@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.protocols import check_protocols
 from benchmarks.published import verdict
 from benchmarks.recipe import FOLDER, Recipe, RecipeError, by_content, identity, load_recipe
-from benchmarks.results import COMMITTED, Result, ResultError, is_result_file, read_result
+from benchmarks.results import COMMITTED, Result, ResultError, is_number, is_result_file, printable, read_result
 
 TEST_IMAGES = {
     "digits": 360, "mnist": 10_000, "mnist1989": 2_007, "usps": 2_007, "cifar10": 10_000, "cifar100": 10_000,
@@ -52,11 +52,12 @@ def check(options: argparse.Namespace) -> int:
             faults = [str(error)]
         refused += bool(faults)
         for fault in faults:
-            print(f"refused: {fault if str(path) in fault else f'{path}: {fault}'}", file=sys.stderr)
+            said = printable(fault)
+            print(f"refused: {said if str(path) in said else f'{path}: {said}'}", file=sys.stderr)
         if not faults:
             print(f"{path}: {describe(result, recipe)}")
             for mark in find_marks(result, recipe):
-                print(f"  marked: {mark}")
+                print(f"  marked: {printable(mark)}")
     print(f"{len(paths)} results, {refused} refused." if refused else f"{len(paths)} results, none refused.")
     return 1 if refused else 0
 
@@ -82,9 +83,9 @@ def read(path: Path) -> tuple[Result, Recipe]:
         )
     try:
         file = FOLDER / f"{result.recipe}.yaml"
-        if not file.resolve().is_relative_to(FOLDER) or not file.is_file():
+        if not file.is_file() or (recipe := load_recipe(file)).name != result.recipe:
             raise RecipeError(f"there is no {file}")
-        return result, load_recipe(file)
+        return result, recipe
     except RecipeError as error:
         raise ResultError(
             f"{path}: recipe (={result.recipe}) must be one of the suite's, but {error}: bring the recipe with the "
@@ -145,8 +146,9 @@ def find_faults(path: Path, result: Result, recipe: Recipe) -> Iterator[str]:
 
 def misplaced(path: Path, result: Result) -> Iterator[str]:
     """Files where they are not looked for."""
-    wanted = COMMITTED / result.recipe / f"seed-{result.seed}.json"
-    if path.resolve().is_relative_to(COMMITTED) and path.resolve() != wanted:
+    folder = COMMITTED.resolve()
+    wanted = folder / result.recipe / f"seed-{result.seed}.json"
+    if path.resolve().is_relative_to(folder) and path.resolve() != wanted:
         yield f"the file of this recipe and seed must be {wanted}: move it there."
     elif not is_result_file(path):
         yield f"the file's name must be seed-{result.seed}.json, or leaderboards overlook it: rename it."
@@ -191,6 +193,9 @@ def wrong_evaluation(result: Result, recipe: Recipe) -> Iterator[str]:
             yield f"{where} (={count}) must be the size of {name}'s test set, {images}: evaluate every image of it."
     if is_current(result, recipe):
         lacking = {claim.protocol for claim in recipe.published.claims} - set(result.errors)
+        claimed = [*map(vars, recipe.published.claims), *result.published.get("claims", [])]
+        for protocol in sorted(set(result.errors) - {claim["protocol"] for claim in claimed} - {"1crop"}):
+            yield f"errors has {protocol}, under which the recipe claims nothing: copy the run's own result."
         for protocol in sorted(lacking):
             yield f"errors has no {protocol}, which the recipe claims a number under: run `fit` again, which adds it."
         if result.parameters != recipe.published.parameters:
@@ -198,7 +203,7 @@ def wrong_evaluation(result: Result, recipe: Recipe) -> Iterator[str]:
                 f"parameters (={result.parameters}) must be those of the recipe's network, "
                 f"{recipe.published.parameters}: run it again with this suite's network."
             )
-    if recipe.members and len(result.members) != len(recipe.members):
+    if len(result.members) != len(recipe.members):
         yield f"members (={len(result.members)}) must be the recipe's {len(recipe.members)}: evaluate it again."
 
 
@@ -230,13 +235,13 @@ def wrong_training(result: Result, recipe: Recipe) -> Iterator[str]:
         yield f"seconds.total (={seconds['total']}) must be the sum of its parts, {parts:.3f}: copy the file again."
     if seconds.get("data_wait", 0.0) > seconds["train"] * (1 + ROUNDING):
         yield f"seconds.data_wait (={seconds['data_wait']}) must be a part of train (={seconds['train']}): copy again."
-    yield from wrong_rate(result.throughput, steps * batch / seconds["train"] if seconds["train"] else math.inf)
+    yield from wrong_rate(result.throughput, float(steps) * batch / seconds["train"] if seconds["train"] else math.inf)
 
 
 def wrong_rate(throughput: dict[str, Any], overall: float) -> Iterator[str]:
     """Rates of epochs that do not lie around the rate of all of training, `overall` in images per second."""
     names = ("lowest", "images_per_s", "highest", "first_epoch")
-    if not all(isinstance(throughput.get(name), int | float) for name in names):
+    if not all(is_number(throughput.get(name)) for name in names):
         yield f"throughput must have {', '.join(names)}: copy the whole file from the run folder."
         return
     lowest, rate, highest, first = (throughput[name] for name in names)
@@ -258,10 +263,10 @@ def wrong_curve(path: Path, result: Result) -> Iterator[str]:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         last = {name: float(rows[-1][name]) for name in ("train/loss", "val/top1_error") if rows[-1].get(name)}
         epochs = [int(row["epoch"]) for row in rows]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
         yield f"{path} is no metrics.csv of a run ({type(error).__name__}: {error}): copy it, or leave it out."
         return
-    if epochs != list(range(int(result.training.get("epochs", 0)))):
+    if len(rows) != result.training.get("epochs", 0) or epochs != list(range(len(rows))):
         yield f"{path} has {len(rows)} epochs, the result {result.training.get('epochs')}: copy that run's metrics.csv."
     for name, value in last.items():
         if name in result.training and not math.isclose(value, result.training[name], rel_tol=1e-4, abs_tol=1e-6):

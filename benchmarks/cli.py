@@ -85,7 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     board.add_argument("--dataset", help="only this dataset")
     board.add_argument("--protocol", help="only this protocol")
     board.add_argument("--runs", help="folder of all runs (default: runs)")
-    board.add_argument("--committed", action="store_true", help="only results committed in benchmarks/results")
+    board.add_argument(
+        "--committed", action="store_true", help="results committed in benchmarks/results, and none of runs here"
+    )
     board.add_argument(
         "--from-wandb",
         metavar="ENTITY/PROJECT",
@@ -108,11 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--runs", help="folder of all runs (default: runs)")
     report.add_argument(
-        "--dry-run",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="save nothing, ask W&B nothing: write what would be sent, as JSON, to FILE or standard output",
+        "--dry-run", action="store_true", help="save nothing, ask W&B nothing: print what would be sent, as JSON"
     )
 
     check = commands.add_parser(

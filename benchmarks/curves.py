@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,7 @@ def read_curves(folders: Iterable[Path], found: Iterable[Result]) -> tuple[list[
                 if dates.get(key) != head["finished"]:
                     continue  # a result that cannot be read, or an older one of the same run
                 curves[key] = read_curve(path, key)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
                 faults.append(f"skipped: {path} is not a table of epochs ({type(error).__name__}: {error})")
     return [curves[key] for key in sorted(curves)], faults
 
@@ -80,7 +81,7 @@ def read_curve(path: Path, key: tuple[str, str, int]) -> Curve:
 
     Raises:
         KeyError: a column is missing.
-        ValueError: a cell is no number, or there is no epoch.
+        ValueError: a cell is no finite number, or there is no epoch.
     """
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -89,10 +90,22 @@ def read_curve(path: Path, key: tuple[str, str, int]) -> Curve:
     spent = 0.0
     hours = []
     for row in rows:
-        spent += float(row["perf/train"]) / 3600
+        spent += finite(row["perf/train"]) / 3600
         hours.append(spent)
-    validation = [float(row["val/top1_error"]) if row["val/top1_error"] else None for row in rows]
-    return Curve(key, [float(row["train/top1_error"]) for row in rows], validation, hours)
+    validation = [finite(row["val/top1_error"]) if row["val/top1_error"] else None for row in rows]
+    return Curve(key, [finite(row["train/top1_error"]) for row in rows], validation, hours)
+
+
+def finite(text: str) -> float:
+    """The number in a cell.
+
+    Raises:
+        ValueError: it is none, or not finite: neither JSON nor an axis has a place for it.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def by_recipe(curves: Iterable[Curve]) -> dict[tuple[str, str], list[Curve]]:

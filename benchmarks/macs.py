@@ -116,7 +116,10 @@ def build(settings: dict[str, Any], part: str, package: str, **more: Any) -> Any
         raise ValueError(f"{part}class_path (={name}) is not in {package.rstrip('.')}")
     arguments = nested(settings, f"{part}init_args.")
     kept = {key: value for key, value in arguments.items() if part != "model." or key not in TRAINING}
-    return getattr(importlib.import_module(module), class_name)(**kept, **more)
+    found = getattr(importlib.import_module(module), class_name)
+    if not isinstance(found, type) or found.__module__ != module:
+        raise ValueError(f"{part}class_path (={name}) is no class of {module}")
+    return found(**kept, **more)
 
 
 def nested(settings: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def render(content: Content, only: str = "") -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}  # browsers refuse NaN
     with debug_mode(False):  # altair otherwise checks every piece against its schema, for seconds; a test does
         parts = build_parts(content)
     anchors = {key: f"recipe-{number}" for number, key in enumerate(sorted(content.sources))}

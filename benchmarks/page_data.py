@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import sys
@@ -280,14 +281,20 @@ def wandb_url(result: Result) -> str:
     """The address of a result's W&B run; empty where entity or project are neither in its id nor in its settings."""
     if re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+", str(result.wandb_id)):
         team, place, name = str(result.wandb_id).split("/")
-        return f"https://wandb.ai/{team}/{place}/runs/{name}"
+        return f"{wandb_address()}/{team}/{place}/runs/{name}"
     said = {key.rpartition(".")[2]: value for key, value in result.resolved.items() if "WandbLogger" in str(value)}
     said |= {key.rpartition(".")[2]: v for key, v in result.resolved.items() if key.startswith("trainer.logger.")}
     entity, project = said.get("entity"), said.get("project")
     words = (entity, project, result.wandb_id)
     if not all(isinstance(word, str) and re.fullmatch(r"[\w.-]+", word) for word in words):
         return ""
-    return f"https://wandb.ai/{entity}/{project}/runs/{result.wandb_id}"
+    return f"{wandb_address()}/{entity}/{project}/runs/{result.wandb_id}"
+
+
+def wandb_address() -> str:
+    """Where W&B shows runs: at `$WANDB_BASE_URL` if that names a server of one's own."""
+    address = safe_url(os.environ.get("WANDB_BASE_URL", "").rstrip("/"))
+    return "https://wandb.ai" if address in ("", "https://api.wandb.ai") else address
 
 
 FAMILIES = {

@@ -54,11 +54,7 @@ def report(options: argparse.Namespace) -> int:
     content = Content.of(found, recipes)
     built = build_report(entity, project, content), build_workspace(entity, project, content)
     if options.dry_run:
-        text = json.dumps(as_sent(*built), indent=1) + "\n"
-        if options.dry_run == "-":
-            print(text, end="")
-        else:
-            write_whole(Path(options.dry_run), text)
+        print(json.dumps(as_sent(*built), indent=1))
         return 0
     for name, url in save(*built, runs_root(options.runs) / VIEWS).items():
         print(f"{name}: {url}")

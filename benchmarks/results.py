@@ -110,17 +110,18 @@ def read_result(path: Path) -> Result:
             f"{path} is not a result file (it holds a {type(content).__name__}, not an object): remove it"
         )
     if content.get("schema") != SCHEMA or isinstance(content["schema"], bool):
-        raise ResultError(f"{path} has schema {content.get('schema')}, this suite reads {SCHEMA}")
+        raise ResultError(f"{path} has schema {printable(str(content.get('schema')))}, this suite reads {SCHEMA}")
     known = {one.name for one in fields(Result)}
     needed = {one.name for one in fields(Result) if one.default_factory is MISSING}
     if wrong := sorted((needed - set(content)) | (set(content) - known)):
-        raise ResultError(f"{path} lacks or adds {', '.join(wrong)}")
+        raise ResultError(f"{path} lacks or adds {printable(', '.join(wrong))}")
     try:
+        check_values(content)
         check_kinds(content)
         for protocol, errors in content["errors"].items():
             check_errors(protocol, errors)
     except ResultError as error:
-        raise ResultError(f"{path} {error}: remove or correct it") from None
+        raise ResultError(f"{path} {printable(str(error))}: remove or correct it") from None
     return Result(**content)
 
 
@@ -135,6 +136,38 @@ OBJECTS = (
     "overrides", "errors", "training", "published", "settings", "resolved", "dataset", "throughput", "seconds",
     "hardware", "versions", "commit",
 )  # fmt: skip
+
+
+MOST = 1e300  # of any number: what is larger does not go through arithmetic with others
+DEEPEST = 50  # objects and lists in one another
+
+
+def check_values(content: dict[str, Any]) -> None:
+    """Whatever a file holds, and wherever: what arithmetic, JSON and UTF-8 can carry.
+
+    Raises:
+        ResultError: the first that is not; the message goes on after the file's name.
+    """
+    left: list[tuple[Any, int]] = [(content, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > DEEPEST:
+            raise ResultError(f"has objects and lists in one another, {depth} deep, which must be at most {DEEPEST}")
+        if isinstance(value, dict):
+            left += [(inner, depth + 1) for pair in value.items() for inner in pair]
+        elif isinstance(value, list):
+            left += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise _wrong("a text", value, "of whole characters, without halves of surrogate pairs")
+        elif _is_count(value) and abs(value) >= MOST:
+            raise ResultError(f"has a number of {len(str(value))} digits, all of which must be below {MOST:g}")
+        elif isinstance(value, float) and not abs(value) < MOST:
+            raise _wrong("a number", value, f"below {MOST:g}")
+
+
+def printable(text: str) -> str:
+    """A file's own text for a terminal: what is no letter, such as an escape sequence, is a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def check_kinds(content: dict[str, Any]) -> None:
@@ -158,10 +191,10 @@ def check_kinds(content: dict[str, Any]) -> None:
             raise _wrong(name, content[name], f"a whole number of at least {least}")
     for part in ("training", "seconds"):
         for name, value in content[part].items():
-            if not _is_number(value) or (part == "seconds" and value < 0):
+            if not is_number(value) or (part == "seconds" and value < 0):
                 raise _wrong(f"{part}.{name}", value, "a finite number" + ", not below 0" * (part == "seconds"))
     rate = content["throughput"].get("images_per_s")
-    if rate is not None and not (_is_number(rate) and rate > 0):
+    if rate is not None and not (is_number(rate) and rate > 0):
         raise _wrong("throughput.images_per_s", rate, "a finite number above 0")
     hardware = content["hardware"]
     for name in ("device", "name"):
@@ -175,6 +208,14 @@ def check_kinds(content: dict[str, Any]) -> None:
     members = content.get("members", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise _wrong("members", members, "a list of objects")
+    if not content["errors"]:
+        raise _wrong("errors", content["errors"], "of at least one protocol")
+    for split in ("train", "test"):
+        if not isinstance(content["dataset"].get(split), dict | None):
+            raise _wrong(f"dataset.{split}", content["dataset"][split], "an object, or null")
+    departures = content["published"].get("departures", [])
+    if not isinstance(departures, list) or not all(isinstance(line, str) for line in departures):
+        raise _wrong("published.departures", departures, "a list of texts")
     check_claims(content["published"].get("claims", []))
 
 
@@ -190,7 +231,7 @@ def check_claims(claims: Any) -> None:
         if not isinstance(claim, dict) or not needed <= set(claim) <= known:
             raise _wrong("published.claims", claims, f"a list of objects with {', '.join(sorted(needed))}")
         for name in ("value", "tolerance"):
-            if not _is_number(claim[name]):
+            if not is_number(claim[name]):
                 raise _wrong(f"published.claims.{name}", claim[name], "a finite number")
         if claim.get("metric", "top1_error") not in METRICS or not isinstance(claim["protocol"], str):
             raise _wrong("published.claims.metric", claim.get("metric"), f"one of {', '.join(METRICS)}")
@@ -218,7 +259,7 @@ def check_errors(protocol: str, errors: Any) -> None:
         raise _wrong(f"errors.{protocol}: {', '.join(counts)}", found, "such that 0 <= wrong5 <= wrong1 <= count > 0")
     for metric, wrong in (("top1_error", "wrong1"), ("top5_error", "wrong5")):
         percent = 100 * errors[wrong] / errors["count"]
-        if not _is_number(errors[metric]) or abs(errors[metric] - percent) > 1e-6:
+        if not is_number(errors[metric]) or abs(errors[metric] - percent) > 1e-6:
             raise ResultError(f"has a {metric} of {protocol} (={errors[metric]}), which is not {wrong} / count")
 
 
@@ -231,7 +272,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no truth value."""
     return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
 
 

@@ -57,7 +57,7 @@ class Zoo(Classifier):
             )
         if "num_classes" in (options or {}):
             raise ValueError(f"options (={options}) must not have num_classes: it comes from the dataset. Remove it.")
-        if {"pretrained", "weights"} & set(options or {}):
+        if {"pretrained", "weights", "checkpoint_path"} & set(options or {}):
             raise ValueError(
                 f"options (={options}) must not ask for weights, nothing is downloaded: give a file of them as "
                 "model.init_args.weights."

@@ -133,6 +133,16 @@ CASES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         lambda content: content.update(recipe="mnist/gone"),
         "recipe (=mnist/gone) must be one of the suite's, but there is",
     ),
+    (
+        lambda content: content.update(recipe="mnist/../mnist/linear"),
+        "recipe (=mnist/../mnist/linear) must be one of the suite's, but there is no",
+    ),
+    (
+        lambda content: content["errors"].update({"dense-64": content["errors"]["1crop"]}),
+        "errors has dense-64, under which the recipe claims nothing: copy the run's own result.",
+    ),
+    (lambda content: content.update(members=[{}]), "members (=1) must be the recipe's 0: evaluate it again."),
+    (set_in("throughput", lowest=True), "throughput must have lowest, images_per_s, highest, first_epoch"),
     (lambda content: content.update(recipe="mnist/../../x"), "recipe (=mnist/../../x) must be one of the suite's, but"),
     (set_in("errors.1crop", wrong1=-1, top1_error=-0.01), "must be such that 0 <= wrong5 <= wrong1 <= count > 0"),
     (set_in("errors.1crop", wrong1=10_001, top1_error=100.01), "must be such that 0 <= wrong5 <= wrong1 <= count > 0"),
@@ -179,6 +189,15 @@ def test_command_says_what_is_well_and_what_is_refused(bench: Bench, tmp_path: P
     status, out, err = bench("check")
     assert (status, err) == (0, "")
     assert out.endswith(f"\n{len(committed())} results, none refused.\n")
+
+
+def test_what_a_file_says_cannot_colour_the_terminal(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "seed-0.json"
+    path.write_text(json.dumps(json.loads(LINEAR.read_text()) | {"overrides": {"a": "\x1b[31m"}}))
+    status, out, err = bench("check", str(path))
+    assert status == 1
+    assert "overrides (=a= [31m) must be empty" in err
+    assert "\x1b" not in out + err
 
 
 def test_result_of_a_recipe_that_has_changed_is_marked(bench: Bench, tmp_path: Path) -> None:

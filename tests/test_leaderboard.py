@@ -274,6 +274,20 @@ def test_claims_in_a_file_decide_nothing_about_a_recipe_of_the_suite() -> None:
     assert (row.published, row.verdict) == (0.95, "short by 2.10")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--write", "F", "--html", "G", "--dataset", "mnist"), "--dataset, --html does nothing with --write: use one"),
+        (("--write", "F", "--from-wandb", "a/b"), "--from-wandb does nothing with --write: use one command each."),
+        (("--html", "F", "--by-run", "--format", "csv"), "--by-run, --format does nothing with --html: use one"),
+    ],
+)
+def test_nothing_is_ignored(bench: Callable[..., tuple[int, str, str]], options: tuple[str, ...], message: str) -> None:
+    status, out, err = bench("leaderboard", *options)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
 def test_texts_from_elsewhere_do_not_break_a_table() -> None:
     hardware = {"device": "cpu", "name": "a | b", "cores": 2, "devices": 1, "nodes": 1}
     overrides = {"model.init_args.norm": "x|y\n\x1b[31m"}

@@ -192,13 +192,16 @@ def test_thinned_keeps_first_and_last() -> None:
 def test_curves_are_found_beside_results_and_broken_ones_named(tmp_path: Path) -> None:
     results = runs("mnist/lenet5", [0.9, 1.0, 1.1])
     folders = [place(tmp_path, result, epochs=4) for result in results]
+    endless = place(tmp_path, (another := runs("mnist/mlp", [1.7])[0]), epochs=4) / "metrics.csv"
+    endless.write_text(endless.read_text().replace(",90", ",inf"))
+    results.append(another)
     (folders[1] / "metrics.csv").write_text("epoch,step\n0,1\n")
     (folders[2] / "metrics.csv").write_text("")
     curves, faults = read_curves([tmp_path], results)
     assert [curve.key for curve in curves] == [results[0].key]
     assert curves[0].validation == [90, 89, 88, 87]
     assert curves[0].hours == pytest.approx([0.01, 0.02, 0.03, 0.04])
-    assert len(faults) == 2
+    assert len(faults) == 3
     assert "seed-1/metrics.csv is not a table of epochs (KeyError: 'perf/train')" in faults[0]
     assert "no epochs" in faults[1]
 
@@ -282,6 +285,15 @@ def test_macs_are_those_of_the_papers_and_of_torchs_own_counter() -> None:
         network(images)
     assert macs_of(network, images) == counter.get_total_flops() // 2
     assert len(kept()) > 50
+
+
+def test_settings_from_elsewhere_build_classes_of_the_suite_and_call_nothing_else(tmp_path: Path) -> None:
+    from benchmarks.macs import build
+
+    for name in ("models.classifier.read_state", "models.classifier.Path", "os.system"):
+        settings = {"model.class_path": name, "model.init_args.path": str(tmp_path)}
+        with pytest.raises(ValueError, match=r"class_path \(=.*\) is (no class of models|not in models)"):
+            build(settings, "model.", "models.")
 
 
 def test_kept_macs_belong_to_recipes_as_they_are() -> None:

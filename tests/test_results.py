@@ -49,6 +49,11 @@ def test_written_result_reads_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["seed-0.json"]
 
 
+def deep(levels: int) -> list[Any]:
+    """Lists in one another."""
+    return [deep(levels - 1)] if levels else []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -108,6 +113,32 @@ def test_written_result_reads_back(tmp_path: Path) -> None:
             lambda content: content["published"].update(claims=[{"value": 1.0}]),
             'has published.claims (=[{"value": 1.0}]), which must be a list of objects with protocol, tolerance, toler',
         ),
+        (lambda content: content.update(errors={}), "has errors (={}), which must be of at least one protocol"),
+        (lambda content: content["dataset"].update(test="x"), 'has dataset.test (="x"), which must be an object, or'),
+        (lambda content: content["dataset"].update(train=[1]), "has dataset.train (=[1]), which must be an object, or"),
+        (lambda content: content["seconds"].update(total=10**400), "has a number of 401 digits, all of which must be"),
+        (lambda content: content.update(parameters=10**400), "has a number of 401 digits, all of which must be below"),
+        (
+            lambda content: content["training"].update(loss=-1e301),
+            "has a number (=-1e+301), which must be below 1e+300",
+        ),
+        (
+            lambda content: content["hardware"].update(name="\ud800"),
+            "which must be of whole characters, without halves",
+        ),
+        (
+            lambda content: content["versions"].update({"\ud800": "1"}),
+            "which must be of whole characters, without halv",
+        ),
+        (
+            lambda content: content["settings"].update(deep=deep(60)),
+            "has objects and lists in one another, 51 deep, whi",
+        ),
+        (
+            lambda content: content["published"].update(departures=5),
+            "has published.departures (=5), which must be a li",
+        ),
+        (lambda content: content.update({"\x1b[31m": 1}), "lacks or adds  [31m"),
         (lambda content: content["published"].update(claims="none"), 'has published.claims (="none")'),
         (lambda content: content["published"].update(claims=[CLAIM | {"value": "1"}]), 'published.claims.value (="1")'),
         (lambda content: content["published"].update(claims=[CLAIM | {"metric": "loss"}]), 'claims.metric (="loss")'),

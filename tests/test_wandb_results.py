@@ -135,8 +135,11 @@ def test_what_the_team_ran_counts_in_the_table(bench: Bench, server: WandbDouble
     assert (status, row["seeds"]) == (0, [0, 1, 2, 3, 4, 20, 21, 22])
 
 
-def test_page_links_to_the_run() -> None:
+def test_page_links_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     assert wandb_url(lenet(0, 1.0, wandb_id="team/p/d")) == "https://wandb.ai/team/p/runs/d"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.our-lab.org/")
+    assert wandb_url(lenet(0, 1.0, wandb_id="team/p/d")) == "https://wandb.our-lab.org/team/p/runs/d"
     assert wandb_url(lenet(0, 1.0, wandb_id="d")) == ""
     assert wandb_url(lenet(0, 1.0, wandb_id='team/p/"><script>')) == ""
 

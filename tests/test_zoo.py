@@ -231,7 +231,7 @@ def test_options_that_a_library_only_asserts_are_refused_in_one_message() -> Non
         Zoo("resnet18", library="timm", options={"global_pool": "nonsense"})
 
 
-@pytest.mark.parametrize("option", ["pretrained", "weights"])
+@pytest.mark.parametrize("option", ["pretrained", "weights", "checkpoint_path"])
 def test_nothing_is_downloaded(option: str) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the whole message is compared below
         Zoo("resnet18", options={option: True})
