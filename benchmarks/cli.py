@@ -250,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     race.add_argument("--seeds", type=positive, default=5, help="runs (default: 5)")
     race.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    race.add_argument("--write", metavar="FILE", help="put the committed races' table between FILE's marks")
     race.add_argument("--tsv", metavar="FILE", help="write each run in DAWNBench's form: FILE-seed-0.tsv for FILE.tsv")
 
     peers = commands.add_parser(

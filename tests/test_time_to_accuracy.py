@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks.time_to_accuracy import as_tsv, described, raced, reached, summary
+from benchmarks.time_to_accuracy import (
+    BEGIN,
+    END,
+    as_markdown,
+    as_tsv,
+    committed,
+    described,
+    raced,
+    reached,
+    record_of,
+    summary,
+)
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -29,6 +40,16 @@ def test_the_first_epoch_that_reaches_it_counts() -> None:
     assert "seed 2: 99.0 % NOT reached, 98.00 % after epoch 1" in described(runs[2], 99.0)
     assert "2 of 3 seeds: median 15.0 processor seconds, 10.0 to 20.0" in summary(runs, 99.0)
     assert "none of 1 seeds" in summary(runs[2:], 99.0)
+
+
+def test_table_of_races_is_the_readmes() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    assert text.split(BEGIN)[1].split(END)[0].strip() == as_markdown(committed()), "run `make docs`"
+    races = [record_of("a/b", 99.0, [run(0, 98.0, 99.0), run(1, 99.5), run(2, 98.0)], 0.0)]
+    assert [cell.strip() for cell in as_markdown(races).splitlines()[2].split("|")[1:7]] == [
+        "a/b", "99 %", "2 of 3", "1 to 2", "15.0", "10.0 to 20.0",
+    ]  # fmt: skip
+    assert as_markdown([record_of("a/b", 99.0, [run(0, 98.0)], 0.0)]).splitlines()[2].count("–") == 3
 
 
 def test_the_form_of_dawnbench() -> None:
