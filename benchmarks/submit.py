@@ -112,7 +112,7 @@ def check_settings(settings: Sequence[str]) -> None:
             )
     words = [word for word in settings if word.startswith("-")] or settings[:1]
     for word in words:
-        if not word.startswith(("--trainer.", "--data.", "--model.", "--checkpoint_minutes")):
+        if not word.startswith(("--trainer.", "--data.", "--model.", "--checkpoint_minutes", "--wandb", "--pictures")):
             raise RunError(
                 f"{word} is no option of submit, and no setting such as --data.loader torch: "
                 "`python -m benchmarks submit --help` lists the options."

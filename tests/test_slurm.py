@@ -421,11 +421,15 @@ def train_through(bench: Bench, cluster: Cluster, folder: Path, kills: Sequence[
 def kill_again_and_again(
     bench: Bench, cluster: Cluster, runs: Path, kills: Sequence[Kill], settings: Sequence[str], seed: int
 ) -> Path:
-    """Submit a run on two nodes, kill it, wait for it to come back, and so on to its end. Returns its folder."""
+    """Submit a run on two nodes, kill it, wait for it to come back, and so on to its end. Returns its folder.
+
+    Whatever becomes of it, it is one run for W&B.
+    """
     words = ("digits/mlp", "--seeds", f"{seed}-{seed}", "--nodes", "2", "--no-report", *QUICK, "--runs", str(runs))
-    code, out, err = bench("submit", *words, *settings, "--checkpoint_minutes", "0.02")
+    code, out, err = bench("submit", *words, *settings, "--checkpoint_minutes", "0.02", "--wandb", "offline")
     assert code == 0, err
     job = out.split()[1]
+    ids = set()
     (record,) = runs.glob("jobs/*/submission.json")
     run = Path(json.loads(record.read_text())["runs"][0]["folder"])
     for start, one in enumerate(kills):
@@ -435,12 +439,22 @@ def kill_again_and_again(
         else:
             cluster.until(lambda least=before: step_of(run) > least, f"step after {before}", 240)
         time.sleep(one.seconds)
+        ids |= wandb_ids(run)
         kill(cluster, job, one.kind)
         cluster.until(lambda least=start: restarts(cluster, job) > least, f"requeue after {one}", 180)
         repair(cluster, job, one.kind)
         cluster.until(lambda: cluster.state(job) == "RUNNING", f"restart after {one}", 180)
     cluster.wait(job, seconds=600)
+    ids |= wandb_ids(run)
+    assert len(ids) == 1
+    assert json.loads((run / "wandb.json").read_text())["attempts"] > 1
     return run
+
+
+def wandb_ids(run: Path) -> set[str]:
+    """The id of its W&B run, once it has one."""
+    file = run / "wandb.json"
+    return {json.loads(file.read_text())["id"]} if file.exists() else set()
 
 
 def restarts(cluster: Cluster, job: str) -> int:
@@ -456,8 +470,17 @@ def step_of(run: Path) -> int:
         return 0
 
 
+def steps_of(run: Path) -> list[tuple[str, ...]]:
+    """Of steps.csv what does not depend on the clock."""
+    rows = csv.DictReader(io.StringIO((run / "steps.csv").read_text()))
+    return [tuple(row[name] for name in ("step", "epoch", "lr", "step/loss", "step/top1_error")) for row in rows]
+
+
 def assert_same(killed: Path, alone: Path) -> None:
-    """Weights and metrics are the same to the last bit, and every epoch is there once."""
+    """Weights and metrics are the same to the last bit, and every epoch and every logged step is there once."""
+    steps = [steps_of(run) for run in (killed, alone)]
+    assert len({step for step, *_ in steps[1]}) == len(steps[1]) > 1
+    assert steps[0] == steps[1]
     rows = [list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text()))) for run in (killed, alone)]
     assert [int(row["epoch"]) for row in rows[0]] == list(range(len(rows[1])))
     measured = [[{key: row[key] for key in row if not key.startswith("perf/")} for row in one] for one in rows]
