@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from tests import debian
 
 PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 OPTIONS = (
@@ -33,13 +34,8 @@ def install() -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise NoBrowserError(f"{' and '.join(missing)} not installed: sudo apt-get install -y {' '.join(missing)}")
-    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=2"]
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run([*apt, "update"], env=environment, capture_output=True)
-    command = [*apt, "install", "-y", "--no-install-recommends", *missing]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise NoBrowserError(f"apt-get cannot install {' '.join(missing)}: {done.stderr.strip()[-500:]}")
+    if fault := debian.install(missing):
+        raise NoBrowserError(fault)
 
 
 @contextmanager

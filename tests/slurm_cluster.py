@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import debian
+
 PACKAGES = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge"}
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it whether a package may start its daemons
@@ -97,13 +99,8 @@ def install() -> None:
         POLICY.write_text("#!/bin/sh\nexit 101\n")
         POLICY.chmod(0o755)
     try:
-        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=2"]
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run([*apt, "update"], env=environment, capture_output=True)
-        command = [*apt, "install", "-y", "--no-install-recommends", *missing]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise NoClusterError(f"apt-get cannot install {' '.join(missing)}: {done.stderr.strip()[-500:]}")
+        if fault := debian.install(missing):
+            raise NoClusterError(fault)
     finally:
         if own_policy:
             POLICY.unlink()

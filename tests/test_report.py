@@ -15,7 +15,7 @@ from benchmarks.report import Content, as_sent, build_report, build_workspace, o
 from benchmarks.results import Result, write_result
 from tests.test_leaderboard import IDENTITIES, RECIPES, runs
 from tests.test_wandb_results import lenet, store
-from tests.wandb_double import WandbDouble
+from tests.wandb_double import WandbDouble, for_this_process
 
 pytest.importorskip("wandb_workspaces")
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # wandb_workspaces' own
@@ -26,18 +26,11 @@ BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbDouble]:
     """A W&B server with one run, which the client in this process talks to."""
-    import wandb
-
-    with WandbDouble() as double:
-        for name, value in double.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        for name in ("WANDB_ENTITY", "WANDB_PROJECT"):
-            monkeypatch.delenv(name, raising=False)
-        wandb.teardown()  # forgets the settings of tests before
+    for name in ("WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    with for_this_process(monkeypatch) as double:
         store(double, "a", lenet(7, 1.0))
         yield double
-        wandb.teardown()
 
 
 def results() -> list[Result]:

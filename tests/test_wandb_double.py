@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from wandb_double import WandbDouble
+
+from tests.wandb_double import WandbDouble
 
 CLIENT = """
 import json, sys, wandb

@@ -15,7 +15,7 @@ from benchmarks.results import COMMITTED, Result, read_result, write_result
 from benchmarks.wandb_results import folder_of
 from tests.test_leaderboard import IDENTITIES
 from tests.test_results import make
-from tests.wandb_double import StoredRun, WandbDouble
+from tests.wandb_double import StoredRun, WandbDouble, for_this_process
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -23,15 +23,8 @@ Bench = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbDouble]:
     """A W&B server, which the client in this process talks to."""
-    import wandb
-
-    with WandbDouble() as double:
-        for name, value in double.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        wandb.teardown()  # forgets the settings of tests before
+    with for_this_process(monkeypatch) as double:
         yield double
-        wandb.teardown()
 
 
 def lenet(seed: int, error: float, finished: str = "2026-01-01T00:00:00Z", **changes: object) -> Result:

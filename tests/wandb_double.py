@@ -23,12 +23,14 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 KEY = "0123456789" * 4  # what a key looks like
 ENTITY = "team"  # of whoever the key belongs to
@@ -469,3 +471,17 @@ class RequestHandler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         except OSError:
             self.close_connection = True  # the client is gone
+
+
+@contextmanager
+def for_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbDouble]:
+    """A server that the client in this process talks to, and to no other, as long as it lasts."""
+    import wandb
+
+    with WandbDouble() as double:
+        for name, value in double.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        wandb.teardown()  # forgets the settings of tests before
+        yield double
+        wandb.teardown()
