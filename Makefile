@@ -17,10 +17,10 @@ demo: setup  ## train something small and show what a result looks like
 
 test: setup  ## every test that needs no GPU and less than a minute
 	OMP_NUM_THREADS=1 $(PYTHON_HERE) -m pytest -n 2 -m "not gpu and not multi_gpu and not slow and not slurm"
-	$(PYTHON_HERE) -m pytest -n 2 -m "slurm and not slow"
+	OMP_NUM_THREADS=1 $(PYTHON_HERE) -m pytest -n 2 -m "slurm and not slow"
 
 slurm-test: setup  ## only the tests that start a Slurm cluster on this machine
-	$(PYTHON_HERE) -m pytest -n 2 -m "slurm and not slow"
+	OMP_NUM_THREADS=1 $(PYTHON_HERE) -m pytest -n 2 -m "slurm and not slow"
 
 lint: setup  ## style and format; changes nothing
 	$(PYTHON_HERE) -m ruff check .

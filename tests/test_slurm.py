@@ -61,7 +61,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def on_cluster(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def on_cluster(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster, with its programs on this test's path, and this Python in its jobs."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
@@ -69,7 +69,10 @@ def on_cluster(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ILSVRC_BENCH_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("ILSVRC_BENCH_DATA", raising=False)
-    return cluster
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # here as in its jobs: sums over another number of threads differ in their last bit
+    yield cluster
+    torch.set_num_threads(threads)
 
 
 class Stub:
