@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,6 +167,7 @@ class WandbRun:
         self.run = run
         self.record = record or {}
         self.client: Any = None
+        self.lost: Any = None  # the client that failed
         self.last = -1  # step of the last row that W&B has
         self.fault = ""
 
@@ -186,6 +187,7 @@ class WandbRun:
             disable_git=True,  # the config has the commit
             init_timeout=OPENING,
             finish_timeout=FINISHING,
+            finish_timeout_raises=True,
             x_skip_transaction_log=True,  # what it does not get rid of is sent again from the run's own files
         )
         self.client = wandb.init(
@@ -233,9 +235,15 @@ class WandbRun:
 
         With `confirm`, the server is asked what it has, and noted if that is everything.
         """
-        if self.client is None:
-            return
-        with self._trying("was not told of the end"):
+        if self.client is not None:
+            self._finish(status, result)
+            if confirm and not self.fault:
+                self._confirm(result)
+        if self.fault:
+            leave(self.lost)
+
+    def _finish(self, status: Status, result: Result | None) -> None:
+        with self._trying("did not get everything"):
             self.client.summary.update(summary_of(result) if result else {"status": status})
             if result is not None:
                 for name in FILES:
@@ -243,10 +251,11 @@ class WandbRun:
                         self.client.save(self.run.folder / name, base_path=self.run.folder, policy="now")
             elif status == "stopped":
                 self.client.mark_preempting()
-            self.client.finish(exit_code=0 if status == "finished" else 1)
+            try:
+                self.client.finish(exit_code=0 if status == "finished" else 1)
+            except TimeoutError:
+                raise TimeoutError(f"it did not take the last rows within {FINISHING:.0f} s") from None
         self.client = None
-        if confirm and not self.fault:
-            self._confirm(result)
 
     def _confirm(self, result: Result | None) -> None:
         """Note in wandb.json what the server says it has, if that is all that was sent."""
@@ -267,7 +276,17 @@ class WandbRun:
             yield
         except Exception as error:
             self.fault = f"{what} ({in_short(error)})"
-            self.client = None
+            self.client, self.lost = None, self.client
+
+
+def leave(client: Any) -> None:
+    """Rid this process of a client that failed: its threads end, and the next run opened is not taken for it."""
+    import wandb
+
+    with suppress(Exception):  # its own process may be gone
+        client.finish(exit_code=1)
+    with suppress(Exception, SystemExit):  # it may pass on that process's exit status
+        wandb.teardown(exit_code=1)
 
 
 def in_short(error: BaseException) -> str:

@@ -21,6 +21,9 @@ from benchmarks.tables import history, merged, read_rows
 from benchmarks.wandb_mode import Decision, decide
 from benchmarks.wandb_run import identifier, nest, read_record, summary_of
 
+# A client's process that was killed is waited for by nobody, which Python says when it likes.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 Bench = Callable[..., tuple[int, str, str]]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -152,7 +155,10 @@ def test_server_that_fails_in_mid_run_costs_nothing_but_a_later_sync(
     status, out, err = bench(*COMMAND)
     assert status == 0, err
     assert "done: digits/mlp seed 0" in out
-    assert "W&B did not get everything: the run's files have it all, and `python -m benchmarks sync` sends it." in out
+    assert (
+        "W&B did not get everything (it did not take the last rows within 3 s): the run's files have it all, and "
+        "`python -m benchmarks sync` sends it." in out
+    )
     run = the_run(tmp_path / "runs")
     assert "sent" not in read_record(run)
 
@@ -165,6 +171,44 @@ def test_server_that_fails_in_mid_run_costs_nothing_but_a_later_sync(
     assert status == 0, err
     assert arrived(server, run) == on_disk(run)
     assert len(server.runs) == 1
+
+
+@pytest.mark.parametrize("what", ["hang", "close", "its own process"])
+def test_whatever_is_lost_in_mid_run_the_run_ends_as_ever(
+    bench: Bench, tmp_path: Path, server: WandbDouble, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    epoch = callbacks.EpochSeed.on_train_epoch_start
+
+    def lose(self: Any, trainer: Any, *others: Any) -> None:
+        epoch(self, trainer, *others)
+        if trainer.current_epoch == 1:
+            assert wandb_run.read_record(the_run(tmp_path / "runs"))["url"]
+            if what == "its own process":
+                for pid in clients():
+                    os.kill(pid, signal.SIGKILL)
+            else:
+                server.fail("file_stream", what)
+                server.fail("graphql", what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(callbacks.EpochSeed, "on_train_epoch_start", lose)
+        status, out, err = bench(*COMMAND)
+    assert status == 0, err
+    assert "done: digits/mlp seed 0" in out
+    assert ": the run's files have it all, and `python -m benchmarks sync` sends it." in out
+    run = the_run(tmp_path / "runs")
+    assert [step for step, _ in on_disk(run)] == STEPS
+    server.heal()
+    status, _, err = bench("sync")  # in this process, in which a client was lost
+    assert status == 0, err
+    assert arrived(server, run) == on_disk(run)
+    assert len(server.runs) == 1
+
+
+def clients() -> list[int]:
+    """Processes of W&B's client that this process has started."""
+    found = subprocess.run(["pgrep", "-f", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
 
 
 # Afterwards -----------------------------------------------------------------------------------------------------------
@@ -214,6 +258,34 @@ def test_offline_runs_are_sent_later_and_once(
     assert (sent.streams["wandb-history.jsonl"], sent.starts) == (lines, 1)
     assert read_record(run)["sent"]["finished"]
     assert server.unanswered == []
+
+
+def test_run_after_one_that_was_lost_is_not_taken_for_it(
+    bench: Bench, tmp_path: Path, server: WandbDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for seed in ("0", "1"):
+        assert bench(*COMMAND[:4], seed, *COMMAND[5:])[0] == 0
+    log = wandb.Run.log
+
+    def lose(self: Any, values: Any, step: int) -> None:
+        if "-s0-" in self.id and step > 40:
+            raise ConnectionError("the client is gone")
+        log(self, values, step=step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb.Run, "log", lose)
+        status, out, err = bench("sync")
+    assert status == 1
+    assert "seed-0: not sent: W&B took no more rows (the client is gone)" in err
+    assert "seed-1: sent, 6 rows and its result" in out
+    first, second = (Run(next(tmp_path.glob(f"runs/digits/mlp/*/seed-{seed}"))) for seed in (0, 1))
+    assert arrived(server, second) == on_disk(second)
+    assert bench("sync")[0] == 0
+    assert arrived(server, first) == on_disk(first)
+    assert len(server.runs) == 2
 
 
 def test_sync_without_key_server_or_runs(
