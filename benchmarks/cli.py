@@ -270,6 +270,8 @@ def build_parser() -> argparse.ArgumentParser:
     overhead.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
     overhead.add_argument("--pairs", type=positive, default=5, help="pairs of measurements (default: 5)")
     overhead.add_argument("--steps", type=positive, default=300, help="steps of each measurement (default: 300)")
+    overhead.add_argument("--callbacks", action="store_true", help="the share of each callback, and W&B's, instead")
+    overhead.add_argument("--json", metavar="FILE", help="with --callbacks: write everything that was measured")
     return parser
 
 

@@ -29,6 +29,12 @@ def overhead(options: argparse.Namespace) -> int:
     its training errors; the bare side does neither. Validation is off on both. Times are this process's processor
     seconds, which other work on the machine disturbs least; with a GPU, by the clock on the wall.
     """
+    if options.callbacks:
+        from benchmarks.callback_cost import callback_cost
+
+        return callback_cost(options)
+    if options.json:
+        raise RunError(f"--json (={options.json}) goes with --callbacks: add it, or leave --json out.")
     keep_freed_memory()
     ratios, taxes = [], []
     for pair in range(options.pairs):
