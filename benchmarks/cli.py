@@ -266,6 +266,47 @@ def build_parser() -> argparse.ArgumentParser:
     peers.add_argument("--json", metavar="FILE", help="write everything that was measured")
     peers.add_argument("--write", metavar="FILE", help="put the committed measurements' tables between FILE's marks")
 
+    speed = commands.add_parser(
+        "speed",
+        help="the whole table of a GPU's speed, one measurement after the other",
+        description="Measure, one after the other and each into a file of its own: throughput of ResNet-50 with 256 "
+        "images a step, bf16, compiled, and its steps beside the peers'; throughput of ResNet-20 and LeNet-5 with CUDA "
+        "graphs; ten seeds of cifar10/resnet18_fast to 94 %%. Parts that are there are left, failing ones passed over.",
+    )
+    speed.add_argument("--to", metavar="FOLDER", help="for the files (default: benchmarks/measurements)")
+    speed.add_argument("--small", action="store_true", help="on a CPU, of digits: to see whether all runs")
+
+    scaling = commands.add_parser(
+        "scaling",
+        help="what training keeps of its speed on 1 to k ranks, and on paper on many more",
+        description="Steps of DDP on 1 to k ranks, one for each GPU, or for cores where there is none: efficiency, "
+        "strong (the recipe's batch is shared) and weak (each rank has one), and the share of communication, which is "
+        "the difference to the same steps within no_sync. Batches lie ready; nothing is read. Then the model on paper, "
+        "T(k) = C + max(A/n, A - overlap C), A = n hops latency + 2(k-1)/k bytes/bandwidth: its fit to what was "
+        "measured, and 8, 64 and 1024 such devices joined as the options say. Settings, such as --data.batch_size 256, "
+        "come after the recipe.",
+    )
+    scaling.add_argument("recipe", metavar="RECIPE", help="such as imagenet/resnet50")
+    scaling.add_argument("--ranks", type=numbers, default=[1, 2], metavar="1,2,...", help="from 1 on (default: 1,2)")
+    scaling.add_argument("--mode", choices=["strong", "weak", "both"], default="both", help="default: both")
+    scaling.add_argument("--rounds", type=positive, default=5, help="turns of each (default: 5)")
+    scaling.add_argument("--steps", type=positive, default=20, help="steps of each turn (default: 20)")
+    scaling.add_argument("--bucket-cap-mb", type=positive, default=25, help="of DDP, in MiB (default: 25)")
+    scaling.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    paper = scaling.add_argument_group("assumptions of the model on paper")
+    paper.add_argument(
+        "--bandwidth", type=above_zero, default=25, metavar="GB/S", help="of each GPU between nodes (default: 25)"
+    )
+    paper.add_argument(
+        "--node-bandwidth", type=above_zero, default=200, metavar="GB/S", help="of each GPU in a node (default: 200)"
+    )
+    paper.add_argument("--node-size", type=positive, default=8, metavar="G", help="GPUs of a node (default: 8)")
+    paper.add_argument("--latency", type=above_zero, default=5, metavar="US", help="of a hop (default: 5)")
+    paper.add_argument(
+        "--overlap", type=share, default=2 / 3, help="of the computation that can hide communication (default: 2/3)"
+    )
+    paper.add_argument("--collective", choices=["auto", "ring", "tree"], default="auto", help="default: auto, faster")
+
     overhead = commands.add_parser("overhead", help="time of training with Lightning over an equal bare loop")
     overhead.add_argument("recipe", nargs="?", default="mnist/lenet5", help="default: mnist/lenet5")
     overhead.add_argument("--pairs", type=positive, default=5, help="pairs of measurements (default: 5)")
@@ -294,6 +335,27 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers of at least 1, separated by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0, and finite")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1: a share")
     return value
 
 
@@ -352,10 +414,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of a command; `settings` are what ablate, ensemble and submit hand on to every run."""
+    """The options of a command; `settings` are what ablate, ensemble and others hand on to every run."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("ablate", "ensemble", "peers", "submit", "throughput"):
+    if rest and options.command not in ("ablate", "ensemble", "peers", "scaling", "submit", "throughput"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     options.arguments = arguments
@@ -392,6 +454,14 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
         from benchmarks.step_peers import step_peers
 
         return step_peers
+    if name == "speed":
+        from benchmarks.speed import speed
+
+        return speed
+    if name == "scaling":
+        from benchmarks.scaling import scaling
+
+        return scaling
     if name == "time-to-accuracy":
         from benchmarks.time_to_accuracy import time_to_accuracy
 

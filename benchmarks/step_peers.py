@@ -5,7 +5,10 @@ that lies ready, which favours them. Each is written anew from how the named pro
 
 `bare`: forward, zero_grad, backward, step.
 `torchvision`: its references' loop; top-1 and top-5 accuracy of the batch and the loss as Python numbers in every step.
-`timm`: its train loop without mixed precision, averaging of weights or clipping; the loss as a number every 50 steps.
+`timm`: its train loop without averaging of weights or clipping; the loss as a number every 50 steps.
+
+With `--trainer.precision bf16-mixed` every side computes under autocast, with `benchmarks.switches.Compiled` every
+network is compiled.
 """
 
 from __future__ import annotations
@@ -186,12 +189,18 @@ def serve(name: str, recipe: str, settings: list[str], steps: int, connection: C
         images, labels = step.synthetic(cli.datamodule.batch_size)
         images = images.clone(memory_format=torch.contiguous_format)
 
+        def under_autocast(images: Tensor) -> Tensor:
+            with step.precision.forward_context():
+                return network(images).float()  # autocast computes losses in it
+
+        forward = network if str(cli.trainer.precision) == "32-true" else under_autocast
+
         def turn() -> float:
             for number in range(WARM_UP):
-                PEERS[name](network, step.optimizer, images, labels, number)
+                PEERS[name](forward, step.optimizer, images, labels, number)
             started = step.clock()
             for number in range(steps):
-                PEERS[name](network, step.optimizer, images, labels, number)
+                PEERS[name](forward, step.optimizer, images, labels, number)
             return step.clock() - started
 
     try:
