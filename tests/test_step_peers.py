@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.peers.mnist_example import network
-from benchmarks.step_peers import BEGIN, COMMITTED, END, PEERS, as_markdown, committed
+from benchmarks.step_peers import BEGIN, COMMITTED, END, PEERS, WARM_UP, as_markdown, committed, serve
 
 Bench = Callable[..., tuple[int, str, str]]
 README = Path(__file__).parent.parent / "README.md"
@@ -31,6 +32,28 @@ def test_every_peer_takes_the_same_steps() -> None:
     assert len(found) == 3
     assert not torch.equal(found[0], first.weight)
     assert all(torch.equal(weight, found[0]) for weight in found)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_peers_compute_in_the_precision_that_is_asked_for(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits come in 32 bits for the loss; under autocast they are numbers that bfloat16 has."""
+    logits = []
+
+    def step(network: Callable[..., torch.Tensor], optimizer: object, images: torch.Tensor, *_: object) -> None:
+        assert optimizer is not None
+        logits.append(network(images))
+
+    monkeypatch.setitem(PEERS, "bare", step)
+    ours, theirs = Pipe()
+    for message in ("device", "turn", ""):
+        ours.send(message)
+    serve("bare", "digits/linear", ["--trainer.precision", precision, "--trainer.accelerator", "cpu"], 2, theirs)
+    assert ours.recv() == "cpu"
+    assert ours.recv() > 0
+    assert len(logits) == WARM_UP + 2
+    assert {one.dtype for one in logits} == {torch.float32}
+    in_sixteen = [torch.equal(one, one.bfloat16().float()) for one in logits]
+    assert set(in_sixteen) == {precision == "bf16-mixed"}
 
 
 def test_ratios_are_medians_over_rounds() -> None:
