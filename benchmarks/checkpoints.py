@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -35,12 +38,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save `checkpoint` at `path`; a process killed meanwhile leaves the previous one."""
-        target = Path(path)
+        self.replace(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def replace(self, target: Path, write: Callable[[BinaryIO], object]) -> None:
+        """Put what `write` writes in the place of the checkpoint at `target`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with open(unfinished, "wb") as file:
-                torch.save(checkpoint, file)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             if self.whole == target and target.exists():
@@ -50,6 +56,43 @@ class WholeCheckpointIO(TorchCheckpointIO):
         finally:
             unfinished.unlink(missing_ok=True)
         self.whole = target
+
+
+class CheckpointIOBehind(WholeCheckpointIO):
+    """The same files, which a thread puts on the disk while training goes on.
+
+    The checkpoint is turned into the bytes of its file before `save_checkpoint` returns, in host memory, so that no
+    later step can change it; the thread writes, syncs and renames. One at a time: the next waits for the one before,
+    and so does the end of training, whatever ends it. That is also where the error of a write that failed is raised. A
+    process killed meanwhile leaves the checkpoint before, while state.json may already name the step of this one.
+    """
+
+    def __init__(self, whole: Path | None = None) -> None:
+        super().__init__(whole)
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Take `checkpoint` as it is now, and return while it is being written to `path`."""
+        self.join()
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        self.pending = self.writer.submit(self.replace, Path(path), lambda file: file.write(content.getbuffer()))
+
+    def join(self) -> None:
+        """Return when nothing is left to write."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def load_checkpoint(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Load what is whole."""
+        self.join()
+        return super().load_checkpoint(*arguments, **settings)
+
+    def teardown(self) -> None:
+        """Training is over, or was stopped."""
+        self.join()
 
 
 def sync_folder(folder: Path) -> None:

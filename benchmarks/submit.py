@@ -111,8 +111,9 @@ def check_settings(settings: Sequence[str]) -> None:
                 "--ntasks-per-node, and --cpus-per-task."
             )
     words = [word for word in settings if word.startswith("-")] or settings[:1]
+    ours = ("--trainer.", "--data.", "--model.", "--checkpoint_minutes", "--checkpoint_behind", "--wandb", "--pictures")
     for word in words:
-        if not word.startswith(("--trainer.", "--data.", "--model.", "--checkpoint_minutes", "--wandb", "--pictures")):
+        if not word.startswith(ours):
             raise RunError(
                 f"{word} is no option of submit, and no setting such as --data.loader torch: "
                 "`python -m benchmarks submit --help` lists the options."

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from benchmarks.callbacks import DivergenceGuard, EpochSeed, EpochTable, Mirror, RunProgress, StepTable
-from benchmarks.checkpoints import WholeCheckpointIO, last_epoch
+from benchmarks.checkpoints import CheckpointIOBehind, WholeCheckpointIO, last_epoch
 from benchmarks.errors import without_noise
 from benchmarks.lean import NoProfiler, skip_empty_hooks
 from benchmarks.lease import Lease
@@ -47,8 +47,8 @@ AS_WRITTEN: dict[tuple[str, str], dict[str, Any]] = {}  # settings of recipes, b
 class SuiteCLI(LightningCLI):
     """LightningCLI that parses a recipe at once and builds data, network and trainer only when asked to.
 
-    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes`, `--pictures`, `--wandb` and `--ckpt_path`,
-    and links the number of classes and the seed.
+    Adds `published`, `--runs`, `--again`, `--wait`, `--checkpoint_minutes`, `--checkpoint_behind`, `--pictures`,
+    `--wandb` and `--ckpt_path`, and links the number of classes and the seed.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
@@ -96,6 +96,11 @@ class SuiteCLI(LightningCLI):
                 type=PositiveFloat,
                 default=10.0,
                 help="minutes between checkpoints within an epoch; there is one at the end of each anyway",
+            )
+            parser.add_argument(
+                "--checkpoint_behind",
+                action="store_true",
+                help="write checkpoints in a thread while training goes on; takes the memory of one more checkpoint",
             )
             parser.add_argument(
                 "--pictures",
@@ -173,9 +178,9 @@ class SuiteCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
         # The recipe's own come last, so that Throughput's clock has stopped before they use the end of an epoch.
         settings["callbacks"] = [*callbacks, *as_list(settings["callbacks"])]
-        whole = WholeCheckpointIO(self.resume_from)
+        checkpoints = CheckpointIOBehind if self.config.get("checkpoint_behind") else WholeCheckpointIO
         with quiet_warnings():
-            settings["plugins"] = [*as_list(settings["plugins"]), whole, *slurm_plugins()]
+            settings["plugins"] = [*as_list(settings["plugins"]), checkpoints(self.resume_from), *slurm_plugins()]
             settings["profiler"] = settings["profiler"] or NoProfiler()
             self.trainer = pl.Trainer(**settings)
             check_tasks(self.trainer.world_size)

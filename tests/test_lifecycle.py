@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from benchmarks import callbacks, lifecycle, results, signals
-from benchmarks.checkpoints import WholeCheckpointIO, fault, newest
+from benchmarks.checkpoints import CheckpointIOBehind, WholeCheckpointIO, fault, newest
 from benchmarks.runs import RunError
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -182,6 +183,29 @@ def test_a_run_killed_at_a_random_step_goes_on_from_its_last_checkpoint(
     assert not (folder / "checkpoints/previous.ckpt").exists()
 
 
+def test_checkpoints_written_behind_are_there_when_the_run_is_killed_or_stopped(
+    bench: Bench, tmp_path: Path, whole_runs: dict[str, Any], at_batch: Callable[..., None]
+) -> None:
+    """A checkpoint after every step; an error that stands for a kill, then a signal."""
+    expected = whole(bench, whole_runs, tmp_path, "plain")
+    command = (*COMMAND, "--checkpoint_behind", "--checkpoint_minutes", "1e-9", "--runs", str(tmp_path / "cut"))
+    first, second = random_steps("written behind")
+    at_batch("on_train_batch_start", first + 1, fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        bench(*command)
+    folder = folder_of(tmp_path / "cut")
+    for step in (first, second):
+        assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+        assert json.loads((folder / "state.json").read_text())["step"] == step
+        if step == first:
+            at_batch("on_train_batch_start", second - first, send(signal.SIGUSR1))
+            assert bench(*command)[0] == 75
+    at_batch("on_train_batch_start", 0, fail)
+    assert bench(*command)[0] == 0
+    assert_same(everything(folder), expected)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt"}
+
+
 @pytest.mark.parametrize(("variant", "batch"), [("validated within epochs", 8), ("plain", 1), ("plain", 3)])
 def test_a_run_stopped_in_validation_validates_anew(
     bench: Bench, tmp_path: Path, whole_runs: dict[str, Any], at_batch: Callable[..., None], variant: str, batch: int
@@ -324,6 +348,36 @@ def test_the_newest_whole_checkpoint_is_chosen_and_the_one_before_is_kept(tmp_pa
     WholeCheckpointIO(newest(path)).save_checkpoint({"value": torch.full((1000,), 4)}, path)
     assert (newest(path), value_of(path)) == (path, 4)
     assert value_of(tmp_path / "previous.ckpt") == 2  # not the damaged one
+
+
+def test_a_checkpoint_written_behind_is_of_its_moment_and_the_next_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, value, go = tmp_path / "last.ckpt", torch.full((1000,), 1), threading.Event()
+    replace = WholeCheckpointIO.replace
+    monkeypatch.setattr(WholeCheckpointIO, "replace", lambda *arguments: go.wait(60) and replace(*arguments))
+    writer = CheckpointIOBehind()
+    writer.save_checkpoint({"value": value}, path)
+    value.fill_(2)  # the next step
+    assert not path.exists()
+    threading.Timer(0.2, go.set).start()
+    writer.save_checkpoint({"value": value}, path)
+    assert path.exists()  # the first, for the second has waited
+    writer.teardown()
+    assert (value_of(path), value_of(tmp_path / "previous.ckpt")) == (2, 1)
+    assert writer.load_checkpoint(path, weights_only=True)["value"][0] == 2
+    assert (fault(path), fault(tmp_path / "previous.ckpt")) == ("", "")
+
+
+@pytest.mark.parametrize("later", ["save", "teardown"])
+def test_a_write_behind_that_fails_is_raised_later_and_once(tmp_path: Path, later: str) -> None:
+    (tmp_path / "file").touch()
+    writer, state = CheckpointIOBehind(), {"value": torch.zeros(1)}
+    writer.save_checkpoint(state, tmp_path / "file" / "last.ckpt")
+    with pytest.raises(OSError, match="file"):
+        writer.teardown() if later == "teardown" else writer.save_checkpoint(state, tmp_path / "last.ckpt")
+    writer.teardown()
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 def test_any_changed_byte_that_matters_and_any_cut_is_found(tmp_path: Path) -> None:
