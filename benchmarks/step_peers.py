@@ -134,7 +134,7 @@ class Side:
         self.name = name
         self.connection, other = spawn.Pipe()
         arguments = (name, options.recipe, options.settings, options.steps, other)
-        self.process = spawn.Process(target=serve, args=arguments, daemon=True)
+        self.process = spawn.Process(target=serve, args=arguments)  # no daemon: a dataset may be converted first
         self.process.start()
         other.close()
 
