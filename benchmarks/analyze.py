@@ -194,6 +194,7 @@ def describe(
             "variant": options[analysis.variant] if analysis.variant else None,
             "preset": options["preset"],
             "seed": options["seed"],
+            "seeds": list(outcome.seeds) or [options["seed"]],
             "options": options,
             "run": run.name if run is not None else None,
             "numbers": outcome.numbers,
@@ -289,7 +290,16 @@ def as_table(checks: list[Check]) -> str:
     from tabulate import tabulate
 
     words = {(True, True): "PASS", (True, False): "PASS", (False, True): "FAIL", (False, False): "no"}
-    rows = [(words[c.held, c.must_hold], c.name, f"{c.value:.6g}", c.accepted, c.source) for c in checks]
+    rows = [
+        (
+            words[c.held, c.must_hold],
+            c.name,
+            f"{c.value:.6g}" + (f" ± {c.spread:.2g}" if c.spread else ""),
+            c.accepted,
+            c.source,
+        )
+        for c in checks
+    ]
     return tabulate(rows, ("", "check", "value", "accepted", "source"), disable_numparse=True)
 
 

@@ -371,7 +371,12 @@ def row(name: str, seed: int, attack: str, epsilon: float, network: Network, x: 
 def mean_error(rows: Sequence[Row], network: str, attack: str, epsilon: float) -> tuple[float, float]:
     """Mean over seeds in percent, and the standard deviation (0 for one seed)."""
     found = [r.error for r in rows if (r.network, r.attack, r.epsilon) == (network, attack, epsilon)]
-    return float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+    return mean_and_spread(found)
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation (0 for one value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def weakness_of_pgd(rows: Sequence[Row], pgd_name: str) -> float:
@@ -450,9 +455,10 @@ def attack_own(size: Size, preset: Preset, seed: int, epsilons: Sequence[float])
     figure, (left, right) = panels(1, 2, 7.2, 3.3)
     draw_logistic(left, logistic, *binary(test_x, test_y))
     draw_errors(right, rows, ["network"], epsilons, f"PGD-{size.pgd_steps}")
-    right.set_title(f"{size.networks} networks, clipped; bars: standard deviation")
+    right.set_title(f"{size.networks} networks, clipped: mean ± standard deviation")
     panel = draw_panel(network, few_x, few_y, panel_epsilon(network, few_x, few_y, epsilons))
-    return Outcome(numbers, checks, table(rows), {"errors": figure, "panel": panel})
+    seeds = range(seed, seed + size.networks)
+    return Outcome(numbers, checks, table(rows), {"errors": figure, "panel": panel}, seeds)
 
 
 def binary(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -510,18 +516,21 @@ def network_checks(rows: Sequence[Row], epsilons: Sequence[float], pgd_steps: in
     """PGD is the stronger attack and leaves nothing; random signs of the same size leave most."""
     pgd_name, greatest = f"PGD-{pgd_steps}", epsilons[-1]
     usual = greatest >= GOODFELLOW
-    leaves = mean_error(rows, "network", pgd_name, greatest)[0]
-    signs = mean_error(rows, "network", "random signs", greatest)[0]
-    one_step = mean_error(rows, "network", "FGSM", greatest)[0]
+    leaves, spread = mean_error(rows, "network", pgd_name, greatest)
+    at_greatest = {(r.attack, r.seed): r.error for r in rows if r.epsilon == greatest}
+    seeds = sorted({r.seed for r in rows})
+    direction = mean_and_spread([at_greatest["FGSM", one] - at_greatest["random signs", one] for one in seeds])
     return [
         Check(PGD_IS_STRONGER, weakness_of_pgd(rows, pgd_name), None, 1.0, "Madry et al. 2018, 2.1"),
         Check(
             f"networks: {pgd_name}'s error at {greatest:.3g}, %", leaves, 99.0, None,
             "Madry et al. 2018, Figure 4: a network as usual withstands nothing", must_hold=usual, published=100.0,
+            spread=spread,
         ),
         Check(
             f"networks: error of FGSM less that of random signs at {greatest:.3g}, points",
-            one_step - signs, 30.0, None, "Goodfellow et al. 2015, section 4: the direction matters", must_hold=usual,
+            direction[0], 30.0, None, "Goodfellow et al. 2015, section 4: the direction matters", must_hold=usual,
+            spread=direction[1],
         ),
     ]  # fmt: skip
 
@@ -556,9 +565,10 @@ def adversarial_training(size: Size, preset: Preset, seed: int, epsilons: Sequen
     for axes, name in ((left, "as usual"), (right, "on PGD")):
         draw_errors(axes, rows, [name], epsilons, pgd_name)
         axes.set_title(f"trained {name}" + (f" at {greatest:.3g}" if name == "on PGD" else ""))
-    return Outcome(
-        numbers, training_checks(rows, accuracy, greatest, pgd_name, preset), table(rows), {"errors": figure}
-    )
+    if size.pairs > 1:
+        figure.suptitle(f"mean ± standard deviation over {size.pairs} seeds", fontsize=9)
+    checks, seeds = training_checks(rows, accuracy, greatest, pgd_name, preset), range(seed, seed + size.pairs)
+    return Outcome(numbers, checks, table(rows), {"errors": figure}, seeds)
 
 
 def training_attack(
@@ -582,15 +592,29 @@ def training_checks(
     fallen = 30.0 if preset == "smoke" else 1.0  # digits of 8 x 8 pixels at 0.15
     published = {"PGD": 93.2, "FGSM": 95.6, "clean": 98.8} if preset != "smoke" else {}
     ours, theirs = accuracy["on PGD"], accuracy["as usual"]
+
+    def spread(name: str, attack: str) -> float:
+        return mean_error(rows, name, attack, 0.0 if attack == "none" else epsilon)[1]
+
     return [
         Check(
-            f"as usual: accuracy under {pgd_name} at {epsilon:.3g}, %", theirs[pgd_name], None, fallen, source, usual
+            f"as usual: accuracy under {pgd_name} at {epsilon:.3g}, %", theirs[pgd_name], None, fallen, source, usual,
+            spread=spread("as usual", pgd_name),
         ),
-        Check(f"on PGD: accuracy under {pgd_name}, %", ours[pgd_name], kept, None, source, usual, published.get("PGD")),
-        Check("on PGD: accuracy under FGSM, %", ours["FGSM"], kept, None, source, usual, published.get("FGSM")),
-        Check("on PGD: clean accuracy, %", ours["none"], kept, None, source, False, published.get("clean")),
+        Check(
+            f"on PGD: accuracy under {pgd_name}, %", ours[pgd_name], kept, None, source, usual, published.get("PGD"),
+            spread("on PGD", pgd_name),
+        ),
+        Check(
+            "on PGD: accuracy under FGSM, %", ours["FGSM"], kept, None, source, usual, published.get("FGSM"),
+            spread("on PGD", "FGSM"),
+        ),
+        Check(
+            "on PGD: clean accuracy, %", ours["none"], kept, None, source, False, published.get("clean"),
+            spread("on PGD", "none"),
+        ),
         Check(PGD_IS_STRONGER, weakness_of_pgd(rows, pgd_name), None, 1.0, "Madry et al. 2018, 2.1"),
-    ]
+    ]  # fmt: skip
 
 
 # Figures

@@ -55,6 +55,7 @@ class Check:
         source: where the range comes from: a closed form, a figure of a paper, another implementation.
         must_hold: the command fails if this check does not hold.
         published: the paper's own number, where it has one.
+        spread: standard deviation of `value` over seeds, where there are several.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Check:
     source: str
     must_hold: bool = True
     published: float | None = None
+    spread: float | None = None
 
     @property
     def held(self) -> bool:
@@ -90,12 +92,14 @@ class Outcome:
         checks: what must be true of them.
         table: the columns of the table behind the figure, of equal length.
         figures: by name; the first stands on the card and in README.md.
+        seeds: of the networks or draws that the numbers are means of; none where there is only the one of `--seed`.
     """
 
     numbers: dict[str, Any]
     checks: list[Check]
     table: dict[str, Sequence[Any]]
     figures: dict[str, Figure] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.table.items()}

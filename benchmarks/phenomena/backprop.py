@@ -472,8 +472,9 @@ def draw(agreements: dict[str, Agreement], spectra: dict[str, dict[str, dict[str
     for series, (dtype, one) in enumerate(agreements.items()):
         places = [names.index(name) + 1 for name in one.chain]
         layers, chain = ([max(e, 1e-17) for e in found.values()] for found in (one.layers, one.chain))
-        points(left, np.arange(1, len(names) + 1), layers, f"{dtype}, layer by layer", series)
-        points(left, places, chain, f"{dtype}, δ from the logits down", series + 2)
+        shift = 0.2 * series - 0.1  # side by side: some are equal
+        points(left, np.arange(1, len(names) + 1) + shift, layers, f"{dtype}, layer by layer", series)
+        points(left, np.array(places) + shift, chain, f"{dtype}, δ from the logits down", series + 2)
     left.axhline(1e-6, color=GREY, linestyle="--", label="accepted of each")
     left.axhline(1e-12, color=GREY, linestyle="--")
     left.set(yscale="log", ylim=(3e-18, 1e4), xlabel="layer, from the input", ylabel="relative distance (0 at 1e-17)")
@@ -481,7 +482,8 @@ def draw(agreements: dict[str, Agreement], spectra: dict[str, dict[str, dict[str
     left.legend(fontsize=7, loc="upper left")
     for ax, key, title in ((middle, "top", "energy in C − 1 directions"), (right, "between", "class means' share")):
         for series, (stage, found) in enumerate(spectra.items()):
-            points(ax, np.arange(len(found)), [one[key] for one in found.values()], stage, series)
+            shift = 0.2 * series - 0.1 if len(spectra) > 1 else 0.0
+            points(ax, np.arange(len(found)) + shift, [one[key] for one in found.values()], stage, series)
             ax.set_xticks(np.arange(len(found)), list(found), rotation=0 if len(found) < 10 else 60)
         ax.set(ylim=(0, 1.05), xlabel="object", ylabel="share of the variance", title=title)
         ax.legend()

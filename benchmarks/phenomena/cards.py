@@ -62,13 +62,22 @@ def card_of_result(path: Path, record: dict[str, Any], folder: Path) -> str:
     for content in record["checks"]:
         held, check = content["held"], Check(**{k: v for k, v in content.items() if k != "held"})
         ours = "–" if check.value is None else f"{check.value:.4g}"
+        ours += f" ± {check.spread:.2g}" if check.spread else ""
         published = "–" if check.published is None else f"{check.published:.4g}"
         word = "yes" if held else "**no**"
         name, source = (text.replace("|", "\\|") for text in (check.name, check.source))
         lines.append(f"| {name} | {ours} | {published} | {check.accepted} | {word} | {source} |")
     title = f"### {path.stem}\n\n" if record["variant"] else ""
-    on = f"Seed {record['seed']}, preset {record['preset']}, {record['seconds']:.0f} s, {record['finished'][:10]}"
+    seeds = seeds_in_words(record.get("seeds", [record["seed"]]), any(c.get("spread") for c in record["checks"]))
+    on = f"{seeds}, preset {record['preset']}, {record['seconds']:.0f} s, {record['finished'][:10]}"
     machine = record["hardware"]["gpu"] or f"{record['hardware']['cores']} cores of {record['hardware']['processor']}"
     picture = Path(os.path.relpath(path.with_suffix(".png"), folder.resolve())).as_posix()
     table = "\n".join(lines).replace("~", "\\~")
     return f"{title}```bash\n{record['command']}\n```\n\n{table}\n\n{on}, on {machine}.\n\n![{path.stem}]({picture})"
+
+
+def seeds_in_words(seeds: list[int], spread: bool) -> str:
+    """`Seed 0`, `Seeds 0 to 2`, or `Seeds 0 to 2 (±: standard deviation over them)`."""
+    if len(seeds) == 1:
+        return f"Seed {seeds[0]}"
+    return f"Seeds {seeds[0]} to {seeds[-1]}" + (" (±: standard deviation over them)" if spread else "")

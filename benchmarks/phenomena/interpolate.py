@@ -209,6 +209,7 @@ def corruptions(settings: Settings, seed: int) -> Outcome:
             0.9 + chance,
             "chance among ten classes; theirs from table 1",
             published=TABLE_1["random labels"] if settings.dataset == "cifar10" else None,
+            spread=tested["random labels"][1],
         ),
         Check("epochs to fit: random labels - next slowest", slower, 0, None, f"{ZHANG}, figure 1a: they come last"),
         Check(
@@ -239,7 +240,7 @@ def corruptions(settings: Settings, seed: int) -> Outcome:
     table: dict[str, Any] = dict(
         zip(("corruption", "seed", "epoch", "training error"), zip(*curves, strict=True), strict=True)
     )
-    return Outcome(numbers, checks, table, {"fit": picture_of_corruptions(settings, found, tested, epochs)})
+    return Outcome(numbers, checks, table, {"fit": picture_of_corruptions(settings, found, tested, epochs)}, seeds)
 
 
 def ratio(epochs: Mapping[Corruption, tuple[float, float]]) -> float:
@@ -283,14 +284,22 @@ def picture_of_corruptions(
             "linewidth": 1.0,
         }
         for number, fit in enumerate(fits):
-            left.plot(range(1, len(fit.curve) + 1), fit.curve, **look, label=None if number else corruption)
+            marked = {round(epoch) - 1 for epoch in np.geomspace(1, len(fit.curve), 7)}  # evenly on the axis
+            left.plot(
+                range(1, len(fit.curve) + 1), fit.curve, **look, markevery=sorted(marked),
+                label=None if number else corruption,
+            )  # fmt: skip
         mean, spread = tested[corruption]
         right.errorbar(
             mean, index, xerr=spread, color=look["color"], marker=look["marker"], capsize=2, linestyle="none"
         )
-        steps_taken = f"{epochs[corruption][0]:.0f} epochs"
-        right.annotate(steps_taken, (mean, index), xytext=(0, 6), textcoords="offset points", fontsize=8, ha="center")
+        steps_taken = f"{epochs[corruption][0]:.0f} ± {epochs[corruption][1]:.0f} epochs"
+        right.annotate(
+            steps_taken, (mean, index), xytext=(-8, 0), textcoords="offset points", fontsize=8, ha="right", va="center"
+        )
     left.set(xscale="log", xlabel="epoch", ylabel="training error, share of images")
+    left.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    left.set_xticks([], minor=True)
     left.legend()
     right.axvline(0.9, color=GREY, linewidth=0.9, linestyle="--")
     right.annotate(
@@ -342,11 +351,14 @@ def label_noises(settings: Settings, seed: int) -> Outcome:
     ]
     if settings.shares[-1] == 1:
         name = "test error with all labels corrupted, share"
-        checks.append(Check(name, float(tested[-1, 0]), 0.9 - chance, 0.9 + chance, "chance among ten classes"))
+        mean, spread = tested[-1].tolist()
+        checks.append(Check(name, mean, 0.9 - chance, 0.9 + chance, "chance among ten classes", spread=spread))
     numbers = common(settings, images) | {
         "shares of corrupted labels": settings.shares,
         "test error": tested[:, 0],
+        "test error, standard deviation": tested[:, 1],
         "epochs to fit": epochs[:, 0],
+        "epochs to fit, standard deviation": epochs[:, 1],
     }
     table: dict[str, Any] = {
         "share of corrupted labels": settings.shares,
@@ -364,7 +376,7 @@ def label_noises(settings: Settings, seed: int) -> Outcome:
     left.legend(loc="lower right")
     left.set_title(f"{settings.dataset}, n = {settings.samples}")
     right.set_title(f"{settings.networks} networks: mean ± standard deviation")
-    return Outcome(numbers, checks, table, {"noise": figure})
+    return Outcome(numbers, checks, table, {"noise": figure}, seeds)
 
 
 # -- the construction --------------------------------------------------------------------------------------------------
@@ -413,4 +425,4 @@ def construct(settings: Settings, seed: int) -> Outcome:
         ylabel="largest error, labels 0 to 9",
     )
     axes.legend()
-    return Outcome(numbers, checks, table, {"error": figure})
+    return Outcome(numbers, checks, table, {"error": figure}, seeds)

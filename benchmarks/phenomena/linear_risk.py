@@ -196,7 +196,7 @@ def picture(settings: LinearSettings, gammas: list[float], mean: Floats, error: 
     axes.axhline(settings.signal, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("risk of predicting 0", (max(gammas), settings.signal), ha="right", va="bottom", fontsize=8)
     axes.set(xscale="log", yscale="log", xlabel="columns per sample, p / n", ylabel="excess risk, in units of |β|²")
-    axes.set_ylim(0.02, 60)
+    axes.set_ylim(0.02, max(60, 2 * float(median.max())))
     axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
     axes.set_xticks([], minor=True)
     axes.set_xlim(0.9 * min(gammas), 1.1 * max(gammas))

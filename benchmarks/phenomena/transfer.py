@@ -216,8 +216,8 @@ def analyze(preset: Preset = "cpu", seed: int = 0, layers: list[int] | None = No
     for split in range(seed, seed + size.splits):
         a, b = halves(train_set, test_set, (size.of_a, size.of_b), split)
         rows += one_split(a, b, size, split, chosen)
-    checks = check(rows, chosen, preset)
-    return Outcome(numbers(rows, chosen, size), checks, table(rows), {"transfer": draw(rows, chosen, size)})
+    checks, figures = check(rows, chosen, preset), {"transfer": draw(rows, chosen, size)}
+    return Outcome(numbers(rows, chosen, size), checks, table(rows), figures, range(seed, seed + size.splits))
 
 
 def check_layers(layers: Sequence[int], last: int) -> None:
@@ -317,19 +317,20 @@ def check(rows: Sequence[Row], layers: Sequence[int], preset: Preset) -> list[Ch
     paper, last = "Yosinski et al. 2014, Figure 2", layers[-1]
     deep = [n for n in layers if n >= 3]
     usual, small = last == 5, preset == "smoke"
+    specific, spread = over_base(rows, "AnB", last)
     found = [
         Check(
-            f"AnB at n = {last} less base B, points", over_base(rows, "AnB", last)[0], None, 0.0 if small else -5.0,
-            paper, must_hold=usual, published=-8.5,
+            f"AnB at n = {last} less base B, points", specific, None, 0.0 if small else -5.0,
+            paper, must_hold=usual, published=-8.5, spread=spread,
         )
     ]  # fmt: skip
     if deep:
-        gain = min(over_base(rows, "AnB+", n)[0] for n in deep)
+        gain, spread = min(over_base(rows, "AnB+", n) for n in deep)
         control = max(mean(rows, "random, frozen", n)[0] - mean(rows, "AnB", n)[0] for n in deep)
         found += [
             Check(
                 "AnB+ less base B, least from n = 3 on, points",
-                gain, 0.0 if small else 2.0, None, paper, must_hold=not small, published=1.6,
+                gain, 0.0 if small else 2.0, None, paper, must_hold=not small, published=1.6, spread=spread,
             ),
             Check(
                 "random, frozen less AnB, most from n = 3 on, points",
