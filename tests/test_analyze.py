@@ -36,7 +36,8 @@ from benchmarks.phenomena.analysis import (
 )
 from benchmarks.phenomena.figures import panels, points, theory_line
 from benchmarks.phenomena.finished import FinishedRun, load_checkpoint, load_run
-from datamodules.originals import DataError
+from datamodules.cifar import CIFAR10
+from datamodules.originals import DataError, ImageArray
 from models.resnet import ResNet
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -301,6 +302,29 @@ def test_a_finished_run(trained: Path) -> None:
     torch.testing.assert_close(run.normalise(pixels), few, rtol=0, atol=1e-5)
     with pytest.raises(DataError, match=r"361 test images of digits cannot be drawn: ask for 1 to 360\."):
         run.images("test", 361)
+
+
+@pytest.mark.parametrize("per_pixel_mean", [False, True])
+def test_pixels_of_a_run_are_those_of_its_dataset(per_pixel_mean: bool) -> None:
+    """Also where the mean of every pixel is subtracted, which is known only when the data is open."""
+    generator = np.random.default_rng(0)
+    stored = {split: generator.integers(0, 256, (60, 32, 32, 3), np.uint8) for split in ("train", "test")}
+    data = CIFAR10(batch_size=4, per_pixel_mean=per_pixel_mean, loader="torch")
+    data.read_originals = lambda split: ImageArray(  # type: ignore[method-assign]
+        stored[split], np.arange(60) % 10, tuple("0123456789"), {}
+    )
+    run = FinishedRun(ResNet([1], [4], stem="cifar"), data, "cifar10/some", 0, Path("last.ckpt"), None)
+    drawn = np.random.default_rng(5).permutation(60)[:20]
+    expected = torch.from_numpy(stored["test"][drawn]).permute(0, 3, 1, 2) / 255
+    inputs = run.normalise(expected)  # before anything else opens the data
+    mean = stored["train"].mean(0).transpose(2, 0, 1) / 255 if per_pixel_mean else [[[0.4914]], [[0.4822]], [[0.4465]]]
+    std = torch.tensor([0.2470, 0.2435, 0.2616])[:, None, None]
+    torch.testing.assert_close(inputs, (expected - torch.as_tensor(mean).float()) / std, rtol=0, atol=1e-5)
+    images, labels = run.images("test", 20, seed=5)
+    torch.testing.assert_close(images, inputs, rtol=0, atol=1e-5)
+    pixels, _ = run.pixels("test", 20, seed=5)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+    assert labels.tolist() == (drawn % 10).tolist()
 
 
 def test_an_analysis_of_a_run_writes_below_it(trained: Path, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -58,24 +59,33 @@ class FinishedRun:
     def pixels(self, split: Split, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """The same images as `images`, as pixels from 0 to 1; `normalise` makes the network's input of them."""
         images, labels = self.images(split, count, seed)
-        return (images * self._std() + self._mean()).clamp_(0, 1), labels
+        mean, std = self._scale
+        return (images * std + mean).clamp_(0, 1), labels
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels from 0 to 1 [N, C, H, W] as the network sees them; differentiable."""
-        return (pixels - self._mean().to(pixels)) / self._std().to(pixels)
+        mean, std = self._scale
+        return (pixels - mean.to(pixels)) / std.to(pixels)
 
     def raw(self, split: Split, count: int, seed: int) -> list[tuple[Tensor, ...]]:
         """Batches of uint8 images [B, H, W, C] and labels."""
+        self._open(split)
+        return list(self.data.drawn(split, count, seed))
+
+    def _open(self, split: Split) -> None:
         with quiet_warnings():
             self.data.prepare_data()
             self.data.setup("test" if split == "test" else None)
-        return list(self.data.drawn(split, count, seed))
 
-    def _mean(self) -> Tensor:
-        return self.data.mean.cpu()[:, None, None] / 255
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels from 0 to 1, [C, 1, 1]; the mean [C, H, W] with one for each pixel.
 
-    def _std(self) -> Tensor:
-        return self.data.std.cpu()[:, None, None] / 255
+        The data is opened for it, because such a mean is taken when it is.
+        """
+        self._open("test")
+        mean, std = self.data.mean.cpu() / 255, self.data.std.cpu() / 255
+        return (mean[:, None, None] if mean.dim() == 1 else mean.permute(2, 0, 1)), std[:, None, None]
 
 
 def load_run(folder: str) -> FinishedRun:
