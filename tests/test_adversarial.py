@@ -159,23 +159,6 @@ def test_a_negative_epsilon_on_the_command_line(bench: Any) -> None:
     assert "--epsilons (=-0.1) must lie in [0, 1], the range of a pixel: use 0.25" in err
 
 
-def test_what_holds_on_digits() -> None:
-    outcome = adversarial.analyze("smoke", epsilons=[0.1, 0.3])
-    assert not outcome.failed
-    checked = {check.name: check.value for check in outcome.checks}
-    assert checked["3 or 7: FGSM's loss against the exact maximum, relative difference"] < 1e-5
-    assert checked["networks: PGD-40's error at 0.3, %"] > 99
-    assert set(outcome.figures) == {"errors", "panel"}
-    assert len(outcome.table["epsilon"]) == 2 * (1 + 2 * 3)  # two networks, clean and three attacks at each epsilon
-
-
-def test_training_on_attacks_on_digits() -> None:
-    outcome = adversarial.analyze("smoke", experiment="train", epsilons=[0.15])
-    assert not outcome.failed
-    accuracy = outcome.numbers["accuracy, %"]
-    assert accuracy["on PGD"]["PGD-40"] > accuracy["as usual"]["PGD-40"] + 20
-
-
 def test_the_network_of_a_run_is_attacked_and_comes_back(tmp_path: Path, bench: Any) -> None:
     quiet = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false"]
     status, _, err = bench("fit", "--config", "digits/mlp", "--seed_everything", "0", "--runs", tmp_path, *quiet)

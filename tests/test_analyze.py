@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
 import random
@@ -37,6 +38,7 @@ from benchmarks.phenomena.analysis import (
 from benchmarks.phenomena.figures import panels, points, theory_line
 from benchmarks.phenomena.finished import FinishedRun, load_checkpoint, load_run
 from datamodules.cifar import CIFAR10
+from datamodules.digits import Digits
 from datamodules.originals import DataError, ImageArray
 from models.resnet import ResNet
 
@@ -263,6 +265,25 @@ def spoil(network: ResNet) -> None:
     network.fc = nn.Linear(3, 2)
     network.forward = lambda x: x  # type: ignore[method-assign]
     network(torch.randn(1))
+
+
+TAKING_A_NETWORK = [one for one in all_analyses() if "run" in inspect.signature(one.module().analyze).parameters]
+
+
+@pytest.mark.parametrize("analysis", TAKING_A_NETWORK, ids=lambda one: one.name)
+def test_a_network_handed_to_an_analysis_comes_back_as_it_was(analysis: Analysis) -> None:
+    """Mode, gradients, hooks, parameters, statistics, and the generators of random numbers."""
+    seed_all(0)
+    network = ResNet([1, 1], [4, 8], stem="imagenet", in_channels=1, num_classes=10).train()
+    network.layer1.eval()
+    network.fc.bias.requires_grad_(False)
+    network.fc.register_forward_hook(lambda *_: None)
+    network(torch.randn(4, 1, 32, 32)).square().mean().backward()
+    run = FinishedRun(network, Digits(batch_size=1, image_size=32), "digits/some", 0, Path("last.ckpt"), None)
+    before = everything(network)
+    outcome = analysis.module().analyze(preset="smoke", run=run)
+    assert everything(network) == before
+    assert outcome.figures
 
 
 # -- finished runs ----------------------------------------------------------------------------------------------------

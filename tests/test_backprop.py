@@ -152,14 +152,6 @@ def test_spectra() -> None:
     assert backprop.spectrum(torch.ones(300, 4), labels)["top"] == 0
 
 
-def test_smoke(bench: Bench, tmp_path: Path) -> None:
-    status, out, err = bench("analyze", "backprop", "--smoke")
-    assert status == 0, out + err
-    record = json.loads((tmp_path / "runs/phenomena/backprop/smoke/seed-0/backprop.json").read_text())
-    assert all(check["held"] for check in record["checks"])
-    assert set(record["numbers"]["spectra"]["trained"]) == {"h0", "δ1", "D1", "h1", "δ2", "D2", "h2", "δ3"}
-
-
 def test_on_a_finished_run(bench: Bench, tmp_path: Path) -> None:
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]
     assert main(["fit", "--config", "digits/mlp", "--seed_everything", "0", *quiet]) == 0

@@ -7,20 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.integrate import quad
 from sklearn.linear_model import Ridge
+from torch import nn
 
-from benchmarks.phenomena import double_descent, fourier_features, linear_risk, random_features
-from benchmarks.phenomena.analysis import AnalysisError, Outcome
+from benchmarks.phenomena import double_descent, fourier_features, linear_risk, random_features, trained_net
+from benchmarks.phenomena.analysis import AnalysisError
 from benchmarks.phenomena.batched import BatchedMLP, errors
+from datamodules import labels
 from datamodules.originals import DataError
-
-
-def held(outcome: Outcome) -> None:
-    assert outcome.checks
-    assert [f"{check.name} = {check.value}" for check in outcome.failed] == []
-    assert outcome.figures
-
 
 # -- least squares ----------------------------------------------------------------------------------------------------
 
@@ -162,12 +158,69 @@ def test_batched_networks_are_separate_networks() -> None:
     assert errors(logits, torch.tensor([1, 1])).tolist() == [0.5, 1.0]
 
 
+def test_widths_have_the_weights_they_are_to_have() -> None:
+    for width in (1, 12, 67, 533):
+        networks = BatchedMLP(2, (64, width, 10), torch.Generator())
+        assert trained_net.weights_of(width) == networks.weights_each
+        assert trained_net.width_of(networks.weights_each / 5000, 500) == width
+    assert trained_net.width_of(1e-9, 500) == 1
+
+
+def test_squared_loss_is_that_of_torch_times_the_classes() -> None:
+    outputs, labels = torch.randn(3, 5, 10), torch.randint(10, (3, 5))
+    expected = [10 * F.mse_loss(one, F.one_hot(y, 10).float()) for one, y in zip(outputs, labels, strict=True)]
+    torch.testing.assert_close(trained_net.squared_loss(outputs, labels), torch.stack(expected))
+
+
+def test_networks_trained_at_once_are_trained_as_each_alone() -> None:
+    """By `nn.Sequential`, `MSELoss` and Adam, ten times the loss of which is what is minimised."""
+    networks = BatchedMLP(2, (64, 6, 10), torch.Generator().manual_seed(0))
+    x, y = torch.randn(2, 30, 64), torch.randint(10, (2, 30))
+    alone = []
+    for index in range(2):
+        one = nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
+        for layer, weight, bias in zip((one[0], one[2]), networks.weights, networks.biases, strict=True):
+            layer.weight.data, layer.bias.data = weight[index].detach().T.clone(), bias[index, 0].detach().clone()
+        optimizer = torch.optim.Adam(one.parameters(), 1e-2)
+        for step in range(20):
+            optimizer.param_groups[0]["lr"] = 1e-2 * (1 + math.cos(math.pi * step / 20)) / 2
+            optimizer.zero_grad()
+            (10 * F.mse_loss(one(x[index]), F.one_hot(y[index], 10).float())).backward()
+            optimizer.step()
+        alone.append(one)
+    trained_net.train(networks, x, y, 20, 1e-2)
+    for index, one in enumerate(alone):
+        torch.testing.assert_close(networks(x)[index], one(x[index]), rtol=1e-4, atol=1e-5)
+
+
+def test_turns_of_a_curve_by_hand() -> None:
+    ratios = np.array([0.1, 0.3, 0.6, 1.0, 1.5, 4.0])
+    assert trained_net.turns(ratios, np.array([0.9, 0.2, 0.3, 0.4, 0.35, 0.1])) == (1, 3)  # 0.9 is before, 0.1 is last
+    assert trained_net.inside(ratios).tolist() == [False, False, False, True, True, False]
+    assert trained_net.rise(np.array([0.9, 0.2, 0.3, 0.1, 0.15])) == pytest.approx(0.1)
+    assert trained_net.rise(np.array([0.9, 0.7, 0.4])) == pytest.approx(-0.2)
+
+
+def test_wrong_and_true_labels_are_learnt_from_equal_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        trained_net, "train", lambda networks, x, y, *_: seen.append((networks.weights[0].clone(), x, y))
+    )
+    data = trained_net.read()
+    assert data.x.mean(0).abs().max() < 1e-5
+    assert (len(data.x), len(data.test_x)) == (1437, 360)
+    settings = trained_net.TrainedNetSettings(200, (1.0,), 3)
+    found = [trained_net.trained(settings, data, 5, share, seed=4) for share in (0.2, 0.0)]
+    (wrong_weights, wrong_x, wrong_y), (weights, x, y) = seen
+    assert torch.equal(wrong_weights, weights)
+    assert torch.equal(wrong_x, x)
+    assert (wrong_y != y).double().mean() == pytest.approx(0.2, abs=0.06)  # of 600: four standard deviations
+    for place, seed in enumerate((4, 5, 6)):
+        assert torch.equal(y[place], data.y[labels.subset(1437, 200, seed)])
+    assert found[0].shape == (3, 4)
+
+
 # -- the studies ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("study", ["linear", "random_features", "fourier"])
-def test_checks_hold_at_smoke_size(study: double_descent.Study) -> None:
-    held(double_descent.analyze(study=study, preset="smoke"))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +233,11 @@ def test_checks_hold_at_smoke_size(study: double_descent.Study) -> None:
             "--label_noise (=1.5) must lie in [0, 1], it is a share: 0.2 is every",
         ),
         ({"label_noise": 0.2}, "--label_noise (=0.2) is for labels, linear has none: leave it out."),
+        (
+            {"study": "net", "label_noise": 0.0},
+            "--label_noise (=0.0) must be above 0, true labels are trained on beside it: use 0.2.",
+        ),
+        ({"study": "net", "label_noise": -0.1}, "--label_noise (=-0.1) must lie in [0, 1], it is a share"),
         ({"sizes": [1, 0.5, 2]}, "--sizes (=[1, 0.5, 2]) must be positive and ascending: leave it out"),
         ({"sizes": [0.5, 0.9, 2]}, "must hold 1, the peak, and sizes on both sides of it: use [0.5,1,2]."),
     ],

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from benchmarks.phenomena import filters
@@ -143,14 +142,3 @@ def test_dead_filters_are_left_out() -> None:
     alive = np.random.default_rng(0).standard_normal((2, 7, 7))
     found = FilterSet.of("some", np.concatenate([alive, np.zeros((1, 7, 7))]))
     assert len(found.gabors) == len(found.filters) == 2
-
-
-def test_what_holds_at_smoke_size() -> None:
-    torch.manual_seed(0)
-    outcome = filters.analyze("smoke")
-    assert not outcome.failed
-    numbers = outcome.numbers
-    assert numbers["network, trained"]["median R²"] > numbers["network, initial"]["median R²"] + 0.1
-    assert numbers["sparse code"]["median orientation selectivity"] > numbers["noise"]["median orientation selectivity"]
-    assert numbers["test error of the network, %"] < 20
-    assert set(outcome.figures) == {"fits", "sheets"}

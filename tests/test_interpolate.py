@@ -172,14 +172,6 @@ def test_equal_points_are_refused() -> None:
 # -- the studies ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", ["corruptions", "label_noise", "construct"])
-def test_checks_hold_at_smoke_size(study: interpolate.Study) -> None:
-    outcome = interpolate.analyze(study=study, preset="smoke")
-    assert outcome.checks
-    assert [f"{check.name} = {check.value}" for check in outcome.failed] == []
-    assert outcome.figures
-
-
 def test_inputs_of_cifar_are_those_of_the_paper(data_root: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zhang et al., table 1: 1 209 866 weights of MLP 1x512 on 28 x 28 pixels."""
     monkeypatch.setenv("ILSVRC_BENCH_DATA", str(data_root))

@@ -118,15 +118,6 @@ def test_halves_share_no_class_and_count_from_0() -> None:
     assert not torch.equal(other.x, a.x)
 
 
-def test_what_holds_on_digits() -> None:
-    outcome = transfer.analyze("smoke")
-    assert not outcome.failed
-    points: dict[str, dict[str, float]] = outcome.numbers["over base B, points"]
-    assert points["AnB"]["5"] < points["AnB"]["1"]
-    assert points["random, frozen"]["5"] < points["AnB"]["5"]
-    assert len(outcome.table["n"]) == 2 + 3 * 5
-
-
 def test_layers_beyond_the_last_on_the_command_line(bench: Callable[..., tuple[int, str, str]]) -> None:
     status, _, err = bench("analyze", "transfer", "--smoke", "--layers", "[6]")
     assert status == 2
