@@ -16,13 +16,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from benchmarks import results
+from benchmarks import results, wandb_analysis
 from benchmarks.errors import without_noise
 from benchmarks.phenomena.analysis import (
     Analysis,
@@ -36,6 +36,7 @@ from benchmarks.phenomena.analysis import (
 )
 from benchmarks.runs import runs_root
 from benchmarks.targets import why_not_writable
+from benchmarks.wandb_mode import decide
 from datamodules.files import write_whole
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def analyze(analysis: Analysis, arguments: list[str]) -> int:
     folder = folder_for(analysis, frame, options, run)
     if reason := why_not_writable(folder):
         raise cannot_be_written(folder, reason)
+    decision = decide(frame.wandb)
     started, code = time.perf_counter(), results.commit()
     with random_numbers_kept(), style():
         seed_all(options["seed"])
@@ -98,14 +100,15 @@ def analyze(analysis: Analysis, arguments: list[str]) -> int:
         saved = save(folder, analysis.stem(options), record, outcome)
     print(as_table(outcome.checks))
     print(f"{analysis.stem(options)}, seed {options['seed']}, {record['seconds']:.0f} s. Files: {saved.folder}")
-    log_to_wandb(saved, outcome)
+    if said := wandb_analysis.log(decision, saved.stem, saved.record, saved.pictures):
+        print(said)
     for check in outcome.failed:
         print(f"failed: {check.name} (={check.value:.6g}) must be {check.accepted}: {check.source}", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 
 def parse(analysis: Analysis, function: Any, arguments: list[str]) -> tuple[Namespace, dict[str, Any]]:
-    """The options of the frame (run, ckpt, recipe, runs, to), and those of the analysis.
+    """The options of the frame (run, ckpt, recipe, runs, to, wandb), and those of the analysis.
 
     Raises:
         AnalysisError: as jsonargparse says it, with a remedy.
@@ -123,6 +126,12 @@ def parse(analysis: Analysis, function: Any, arguments: list[str]) -> tuple[Name
     )
     parser.add_argument("--runs", type=str | None, help="folder of all runs; default: runs")
     parser.add_argument("--to", type=str | None, help="folder for the files, instead of a run folder")
+    parser.add_argument(
+        "--wandb",
+        type=Literal["auto", "online", "offline", "disabled"] | None,
+        default=None,
+        help="send numbers and figures to W&B: auto (default, or $WANDB_MODE) where there is a key and a network",
+    )
     parser.add_argument("--smoke", action="store_true", help="--preset smoke: seconds, to see that it works")
     if "run" in inspect.signature(function).parameters:
         parser.add_argument("--run", type=str | None, help="folder seed-N of the finished run to analyse")
@@ -271,18 +280,6 @@ def save(folder: Path, stem: str, record: dict[str, Any], outcome: Outcome) -> S
 def cannot_be_written(folder: Path, reason: str) -> AnalysisError:
     """To be raised before the analysis runs, or after it if the folder was lost meanwhile."""
     return AnalysisError(f"{folder} cannot be written ({reason}): give another folder with --to or --runs.")
-
-
-def log_to_wandb(saved: Saved, outcome: Outcome) -> None:
-    """Log numbers, checks and figures to the W&B run that is on in this process, if one is."""
-    wandb = sys.modules.get("wandb")
-    if wandb is None or getattr(wandb, "run", None) is None:
-        return
-    prefix = f"analysis/{saved.stem}"
-    numbers = {f"{prefix}/{name}": n for name, n in saved.record["numbers"].items() if isinstance(n, int | float)}
-    checks = {f"{prefix}/checks/{check.name}": check.held for check in outcome.checks}
-    figures = {f"{prefix}/{name}": wandb.Image(str(path)) for name, path in saved.pictures.items()}
-    wandb.run.log(numbers | checks | figures)
 
 
 def as_table(checks: list[Check]) -> str:

@@ -8,9 +8,8 @@ import json
 import math
 import random
 import shutil
-import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from wandb_double import WandbDouble, for_this_process
 
 from benchmarks import analyze as command
+from benchmarks import wandb_run
 from benchmarks.cli import main
 from benchmarks.phenomena import cards
 from benchmarks.phenomena.analysis import (
@@ -393,21 +394,66 @@ def test_runs_that_are_refused(trained: Path, tmp_path: Path) -> None:
 # -- W&B and cards ----------------------------------------------------------------------------------------------------
 
 
-def test_outcomes_go_to_wandb_where_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[dict[str, Any]] = []
-    run = types.SimpleNamespace(log=logged.append)
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=run, Image=lambda path: Path(path).name))
-    command.analyze(DRAW, [])
-    (found,) = logged
-    assert found.pop("analysis/draw-square/chance")
-    prefix = "analysis/draw-square"
-    assert found == {
-        f"{prefix}/area": 4.0,
-        f"{prefix}/checks/area": True,
-        f"{prefix}/checks/side": False,
-        f"{prefix}/curve": "draw-square.png",
-        f"{prefix}/again": "draw-square-again.png",
+def logged(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what the client adds and what is drawn at random; figures by the name of their file's beginning."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.startswith("_") and not name.endswith(("chance", "/curve", "/again"))
     }
+
+
+NUMBERS = {"area": 4.0, "checks/area": True, "checks/side": False}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbDouble]:
+    """A server that this process may send to, and will."""
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(wandb_run, "OPENING", 3.0)
+    monkeypatch.setattr(wandb_run, "FINISHING", 3.0)
+    with for_this_process(monkeypatch) as double:
+        yield double
+
+
+def test_an_analysis_is_a_run_at_wandb(server: WandbDouble, tmp_path: Path, capsys: Any) -> None:
+    assert command.analyze(DRAW, ["--seed", "3", "--to", str(tmp_path / "here")]) == 0
+    ((_, project, name), sent) = next(iter(server.runs.items()))
+    assert len(server.runs) == 1
+    assert f"W&B: {server.url}/team/ilsvrc-bench/runs/{name}\n" in capsys.readouterr().out
+    assert (project, sent.state, name.rpartition("-")[0]) == ("ilsvrc-bench", "finished", "draw-square-cpu-s3")
+    assert (sent.fields["groupName"], sent.fields["jobType"]) == ("draw-square", "analysis")
+    config = sent.config()
+    assert (config["options"]["shape"], config["seed"], config["of_run"]) == ("square", 3, None)
+    (values,) = sent.history()
+    assert logged(values) == {f"analysis/draw-square/{key}": value for key, value in NUMBERS.items()}
+    for figure, file in (("curve", "draw-square.png"), ("again", "draw-square-again.png")):
+        image = values[f"analysis/draw-square/{figure}"]
+        assert sent.files[image["path"]] == (tmp_path / "here" / file).read_bytes()
+    assert sent.summary()["checks_failed"] == 0
+    assert server.unanswered == []
+
+
+def test_an_analysis_within_an_open_run_is_logged_to_that(server: WandbDouble) -> None:
+    import wandb
+
+    with wandb.init(project="mine", id="notebook", settings=wandb.Settings(silent=True, console="off")):
+        command.analyze(DRAW, [])
+    (values,) = server.run("notebook").history()
+    assert len(server.runs) == 1
+    assert logged(values) == {f"analysis/draw-square/{key}": value for key, value in NUMBERS.items()}
+
+
+def test_what_wandb_does_ends_no_analysis(server: WandbDouble, tmp_path: Path, capsys: Any) -> None:
+    server.fail("UpsertBucket", 400)
+    assert command.analyze(DRAW, ["--to", str(tmp_path / "here")]) == 0
+    assert "W&B: did not get the analysis (" in capsys.readouterr().out
+    assert (tmp_path / "here/draw-square.json").is_file()
+    asked = len(server.requests)
+    for mode, said in (("disabled", ""), ("offline", "W&B: offline, as asked\n")):
+        assert command.analyze(DRAW, ["--wandb", mode]) == 0
+        assert capsys.readouterr().out.partition("Files: ")[2].partition("\n")[2] == said
+    assert len(server.requests) == asked
 
 
 def test_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
