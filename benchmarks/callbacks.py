@@ -100,7 +100,8 @@ class EpochTable(Checkpoint):
     """Keeps metrics.csv: one row an epoch, never two for the same one however often the run was resumed.
 
     Lightning's CSVLogger starts an empty file when a run is resumed, so the rows are kept here. It is a `Checkpoint`
-    because Lightning calls those last, when the epoch's errors have been logged.
+    because Lightning calls those last, when the epoch's errors have been logged. What other callbacks log under
+    `watch/` has columns after its own.
     """
 
     COLUMNS = (
@@ -139,10 +140,12 @@ class EpochTable(Checkpoint):
         """Add this epoch's row and write the file anew, whole."""
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self.rate}
         row |= {**self._columns(trainer, "train/"), **self.validation, **self._columns(trainer, "perf/")}
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("watch/")}
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         log.info("epoch %s", describe_epoch(row, trainer.max_epochs))
         if trainer.is_global_zero:
-            write_whole(self.path, as_lines(self.COLUMNS, self.rows, header=True))
+            watched = [name for row in self.rows for name in row if name.startswith("watch/")]
+            write_whole(self.path, as_lines([*self.COLUMNS, *dict.fromkeys(watched)], self.rows, header=True))
 
     def _columns(self, trainer: pl.Trainer, stage: str) -> dict[str, float]:
         """What was last logged of `stage`."""

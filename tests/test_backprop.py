@@ -17,6 +17,8 @@ from benchmarks.cli import main
 from benchmarks.phenomena import backprop
 from benchmarks.phenomena.analysis import AnalysisError
 from benchmarks.phenomena.cards import RESULTS
+from benchmarks.phenomena.finished import load_run
+from benchmarks.tables import read_rows
 from models.lenet import LeNet5, ScaledTanh
 from models.mlp import MLP
 from models.resnet import ResNet
@@ -166,11 +168,56 @@ def test_on_a_finished_run(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_network_that_ends_in_no_linear_layer_is_refused() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.LogSoftmax(1))
-    with pytest.raises(
-        AnalysisError, match=r"Sequential must end in a linear layer for the lecture's formulas, it ends"
-    ):
-        backprop.compare(network, torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]), torch.float32)
+    batch = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
+    message = r"Sequential must end in a linear layer for the lecture's formulas, it ends in another: use another netw"
+    with pytest.raises(AnalysisError, match=message):
+        backprop.compare(network, *batch, torch.float32)
+    with pytest.raises(AnalysisError, match=message):
+        backprop.objects(network, *batch)
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+
+
+def test_errors_of_objects_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    network, images, labels = MLP((1, 4, 4), [6, 5]), torch.randn(8, 1, 4, 4), torch.randint(10, (8,))
+    found = backprop.objects(network, images, labels)
+    z = network.hidden[0](images.flatten(1)).detach().requires_grad_(True)
+    loss = F.cross_entropy(network.fc(network.hidden[2](z.relu()).relu()), labels)
+    torch.testing.assert_close(found["δ1"], torch.autograd.grad(loss, z)[0])
+    torch.testing.assert_close(found["h1"], z.detach().relu())
+    torch.testing.assert_close(found["D1"], (z > 0).float())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_run_is_watched_and_goes_on_as_if_it_were_not(tmp_path: Path) -> None:
+    """The last row of metrics.csv holds the spectra of the last checkpoint's network, and weights are those of a run
+    without."""
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    watch = ["--trainer.callbacks+=benchmarks.phenomena.backprop.Spectra", "--trainer.callbacks.images=200"]
+    for runs, more in (("without", []), ("with", watch)):
+        arguments = ["--config", "digits/mlp", "--seed_everything", "0", "--runs", str(tmp_path / runs), *quiet]
+        assert main(["fit", *arguments, "--trainer.max_epochs", "2", *more]) == 0
+    (plain,), (watched,) = (tmp_path.glob(f"{runs}/digits/mlp/*/seed-0") for runs in ("without", "with"))
+    assert plain.parent.name != watched.parent.name  # another run, as its recipe says more
+    one, other = (load_run(str(folder)) for folder in (plain, watched))
+    assert all(
+        torch.equal(weight, other.network.state_dict()[name]) for name, weight in one.network.state_dict().items()
+    )
+    rows = read_rows(watched / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert not any(name.startswith("watch/") for name in read_rows(plain / "metrics.csv")[0])
+    images, labels = other.images("train", 200, seed=0)
+    found = backprop.objects(other.network, images, labels)
+    assert set(found) == {"h0", "δ1", "D1", "h1", "δ2"}
+    for name in ("δ1", "D1", "h1", "δ2"):
+        for key, value in backprop.spectrum(found[name], labels).items():
+            assert float(rows[1][f"watch/{name.replace('δ', 'delta')}/{key}"]) == pytest.approx(value, rel=1e-5)
+    assert "watch/h0/top" not in rows[1]
+
+
+def test_spectra_of_one_image_are_refused() -> None:
+    with pytest.raises(AnalysisError, match=r"images \(=1\) of Spectra must be at least 2: use 1000\."):
+        backprop.Spectra(images=1)
 
 
 def test_the_committed_result_is_of_mnist_and_holds() -> None:

@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 from benchmarks.phenomena.analysis import AnalysisError, Check, Outcome, Preset, steps, untouched
@@ -203,12 +205,21 @@ def compare(network: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dty
         logits = network(images.to(dtype).requires_grad_(True))
         F.cross_entropy(logits, labels).backward()
         part = connected_part(calls)
-        if not part or not torch.equal(part[-1].z, logits.detach()):
-            raise AnalysisError(
-                f"{type(network).__name__} must end in a linear layer for the lecture's formulas, it ends in another: "
-                "use another network."
-            )
+        check_end(network, part, logits)
         return Agreement(compare_layers(calls), compare_chain(part, labels)), calls
+
+
+def check_end(network: nn.Module, part: list[Call], logits: Tensor) -> None:
+    """Refuse a network whose last layer is none that the formulas cover.
+
+    Raises:
+        AnalysisError: as said.
+    """
+    if not part or not torch.equal(part[-1].z, logits.detach()):
+        raise AnalysisError(
+            f"{type(network).__name__} must end in a linear layer for the lecture's formulas, it ends in another: "
+            "use another network."
+        )
 
 
 def compare_layers(calls: list[Call]) -> dict[str, float]:
@@ -291,9 +302,11 @@ def spectrum(x: Tensor, labels: Tensor) -> dict[str, float]:
 def objects(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """h, D and delta of every layer of the fully connected part, one row per image; h_0 is what comes in."""
     with untouched(network), captured(network) as calls:
-        network.eval().requires_grad_(True)
-        F.cross_entropy(network(images.clone().requires_grad_(True)), labels).backward()
+        network.eval().requires_grad_(False)  # the errors alone are wanted, which begin at the images
+        logits = network(images.clone().requires_grad_(True))
+        F.cross_entropy(logits, labels).backward()
         part = connected_part(calls)
+    check_end(network, part, logits)
     found: dict[str, Tensor] = {}
     index = 0
     for call in part:
@@ -305,6 +318,45 @@ def objects(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Ten
         elif index:
             found[f"D{index}"] = DERIVATIVES[type(call.layer)](call.h, call.z)
     return found
+
+
+class Spectra(Callback):
+    """Watches h, D and delta of the fully connected part while a recipe trains: `watch/...` in metrics.csv and at W&B.
+
+    `--trainer.callbacks+=benchmarks.phenomena.backprop.Spectra`. At the end of each epoch the same training images, not
+    augmented, go through the network as it evaluates, in single precision; training goes on as if it were not there.
+    Columns are `watch/h1/top`, `watch/D1/between`, `watch/delta2/rank`, see `spectrum`; h_0 is left out, which training
+    leaves as it is where it is the image. Over several ranks the first one's share of the images counts.
+
+    Args:
+        images: how many training images are looked at.
+    """
+
+    def __init__(self, images: int = 1000) -> None:
+        if images < 2:
+            raise AnalysisError(f"images (={images}) of Spectra must be at least 2: use 1000.")
+        self.images = images
+        self.batch: tuple[Tensor, Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the images, with seed 0 in every run, and refuse a network without such a part before it is trained."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        parts = []
+        for batch in data.drawn("train", self.images, 0):
+            images, *others = (one.to(pl_module.device) for one in batch)
+            parts.append(data.on_after_batch_transfer((images, *others), 0))
+        self.batch = torch.cat([images.float() for images, _ in parts]), torch.cat([labels for _, labels in parts])
+        objects(pl_module, *self.batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the spectra."""
+        assert self.batch is not None
+        found = objects(pl_module, *self.batch)
+        for name, rows in found.items():
+            if name != "h0":
+                values = spectrum(rows, self.batch[1]).items()
+                logged = {f"watch/{name.replace('δ', 'delta')}/{key}": torch.tensor(one) for key, one in values}
+                pl_module.log_dict(logged, rank_zero_only=True)
 
 
 # -- a network trained by the formulas alone --------------------------------------------------------------------------
