@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 
@@ -21,7 +22,9 @@ def every_experiment() -> list[Any]:
     for analysis in all_analyses():
         experiments: tuple[str, ...] = ("",)
         if analysis.variant:
-            experiments = get_args(get_type_hints(analysis.module().analyze)[analysis.variant])
+            module = analysis.module()
+            hint = inspect.signature(module.analyze).parameters[analysis.variant].annotation
+            experiments = get_args(eval(hint, vars(module)))
             assert len(experiments) > 1
         found += [pytest.param(analysis, one, id=f"{analysis.name}-{one}".rstrip("-")) for one in experiments]
     return found
