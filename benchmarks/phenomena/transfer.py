@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER = "Yosinski, Clune, Bengio, Lipson 2014, How transferable are features in deep neural networks?"
-COST = "seconds on digits; 8 minutes on one core with CIFAR-10"
+COST = "seconds on digits; 18 minutes on one busy core with CIFAR-10"
 
 ALL = (1, 2, 3, 4, 5)  # layers below the classes
 KINDS = ("AnB", "AnB+", "BnB", "BnB+", "random, frozen")
@@ -341,19 +341,18 @@ def check(rows: Sequence[Row], layers: Sequence[int], preset: Preset) -> list[Ch
 
 
 def draw(rows: Sequence[Row], layers: Sequence[int], size: Size) -> Figure:
-    """Accuracy on B over the number of layers that were taken over."""
-    figure, (axes,) = panels(1, 1, 5.6, 3.6)
-    base, _ = mean(rows, "base B")
-    axes.axhline(base, color=GREY, linewidth=2.2, alpha=0.8, zorder=1, label="base B")
-    for series, kind in enumerate(KINDS):
-        means, spreads = zip(*[over_base(rows, kind, n) for n in layers], strict=True)
-        points(
-            axes, layers, [base + m for m in means], kind, series, spread=spreads if any(spreads) else None, line=True
-        )
-    axes.set(xlabel="n, layers taken over", ylabel="test accuracy on B, %", xticks=list(layers))
-    axes.set_title(
-        f"{size.splits} split{'s' if size.splits > 1 else ''} of the classes"
-        + ("; bars: standard deviation of the difference from base B" if size.splits > 1 else "")
-    )
-    axes.legend(loc="lower left")
+    """Accuracy on B less that of base B, over the number of layers that were taken over; the control apart."""
+    figure, (left, right) = panels(1, 2, 7.6, 3.4)
+    for axes, kinds in ((left, KINDS[:-1]), (right, ("AnB", KINDS[-1]))):
+        axes.axhline(0, color=GREY, linewidth=2.2, alpha=0.8, zorder=1, label="base B")
+        for kind in kinds:
+            means, spreads = zip(*[over_base(rows, kind, n) for n in layers], strict=True)
+            points(axes, layers, means, kind, KINDS.index(kind), spread=spreads if any(spreads) else None, line=True)
+        axes.set(xlabel="n, layers taken over", xticks=list(layers))
+        axes.legend(loc="lower left")
+    left.set(ylabel="test accuracy on B less base B, points")
+    left.set_title(f"base B: {mean(rows, 'base B')[0]:.1f} %")
+    right.set_title("with the control")
+    if size.splits > 1:
+        figure.suptitle(f"mean ± standard deviation over {size.splits} splits of the classes", fontsize=9)
     return figure
