@@ -65,9 +65,13 @@ def draw(shape: str = "square", size: int = 2, wanted: float = 4.0, preset: Pres
     axes.legend()
     return Outcome(
         numbers={"area": np.float32(size**2), "nothing": math.nan, "chance": random.random(), "sides": torch.ones(4)},
-        checks=[Check("area", float(size**2), wanted, wanted, "Euclid"), Check("side", size, 5, None, "a wish", False)],
+        checks=[
+            Check("area", float(size**2), wanted, wanted, "Euclid"),
+            Check("side", size, 5, None, "a wish", False, spread=0.25),
+        ],
         table={"side": [1, 2, None], "area": np.array([1.0, 4.0, math.inf])},
         figures={"curve": figure, "again": figure},
+        seeds=range(seed, seed + 3),
     )
 
 
@@ -111,7 +115,7 @@ def test_files_of_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert record["numbers"] == {"area": 4.0, "nothing": None, "chance": random.random(), "sides": [1.0] * 4}
     assert [(check["name"], check["held"]) for check in record["checks"]] == [("area", True), ("side", False)]
     assert record["command"] == "python -m benchmarks analyze draw --shape circle --preset smoke --seed 3"
-    assert (record["variant"], record["seed"], record["run"]) == ("circle", 3, None)
+    assert (record["variant"], record["seed"], record["seeds"], record["run"]) == ("circle", 3, [3, 4, 5], None)
     assert {"torch", "numpy", "matplotlib", "scipy"} <= set(record["versions"])
     with (folder / "draw-circle.csv").open() as file:
         assert list(csv.reader(file)) == [["side", "area"], ["1", "1"], ["2", "4"], ["", ""]]
@@ -121,7 +125,7 @@ def test_files_of_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     out = capsys.readouterr().out
     assert "PASS  area" in out
-    assert "no    side" in out
+    assert "no    side     2 ± 0.25" in out
     command.analyze(DRAW, ["--smoke", "--seed", "3", "--shape=circle"])
     assert (folder / "draw-circle.svg").read_bytes() == before
 
@@ -355,6 +359,7 @@ def test_an_analysis_of_a_run_writes_below_it(trained: Path, capsys: Any) -> Non
     assert record["run"] == f"digits/mlp/{trained.parent.name}/seed-4"
     assert record["command"] == f"python -m benchmarks analyze looks --run runs/{record['run']}"
     assert record["numbers"] == {"recipe": "digits/mlp"}
+    assert record["seeds"] == [0]
 
     assert command.analyze(NEEDS, ["--ckpt", str(trained / "checkpoints/last.ckpt"), "--recipe", "digits/mlp"]) == 0
     record = json.loads((Path(capsys.readouterr().out.split("Files: ")[-1].strip()) / "needs.json").read_text())
@@ -463,7 +468,10 @@ def test_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "## draw\n\n**A square has as many unit squares as its side squared.**\n\nEuclid, I.46. Takes: no" in text
     assert "### draw-square\n\n```bash\npython -m benchmarks analyze draw\n```" in text
     assert "| area | 4 | – | 4 | yes | Euclid |" in text
-    assert "| side | 2 | – | at least 5 | **no** | a wish |" in text
+    assert "| side | 2 ± 0.25 | – | at least 5 | **no** | a wish |" in text
+    assert "Seeds 0 to 2 (±: standard deviation over them), preset cpu, 0 s, " in text
+    assert cards.seeds_in_words([7], True) == "Seed 7"
+    assert cards.seeds_in_words([7, 8], False) == "Seeds 7 to 8"
     assert "![draw-square](results/draw-square.png)" in text
     assert "## looks\n\n**Networks have weights.**\n\n-. Takes: -.\n\nNo result is committed yet." in text
     (tmp_path / "results/other.json").write_text("[]")

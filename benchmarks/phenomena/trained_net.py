@@ -64,7 +64,7 @@ class TrainedNetSettings:
 
 RATIOS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 4.0, 8.0)
 PRESETS = {
-    "smoke": TrainedNetSettings(100, (0.2, 0.4, 1.0, 2.0, 8.0), 4, steps=1000),
+    "smoke": TrainedNetSettings(200, (0.5, 1.0, 1.5, 8.0), 3, steps=1500, lr=2e-3),
     "cpu": TrainedNetSettings(500, RATIOS, 4),
     "full": TrainedNetSettings(500, (*RATIOS, 16.0, 32.0), 40, steps=20_000),
 }
