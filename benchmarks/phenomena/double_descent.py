@@ -20,7 +20,7 @@ from benchmarks.phenomena import fourier_features, linear_risk, random_features,
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
 
 PAPER = "Belkin, Hsu, Ma, Mandal 2019 (PNAS 116); Hastie et al. 2022; Mei, Montanari 2022; Nakkiran et al. 2020"
-COST = "smoke 1 to 3 s; cpu 1 to 2 minutes; `fourier` needs MNIST in cpu and full"
+COST = "smoke 1 to 20 s; cpu 1 to 2 minutes, `net` about 8 on one core; `fourier` needs MNIST in cpu and full"
 VARIANT = "study"
 
 Study = Literal["linear", "random_features", "fourier", "net"]
