@@ -13,7 +13,9 @@ Slips of the slides, which the formulas above mend:
 - The slides have weights only; `nn.Linear` has biases.
 
 The objects' spectra change with training: before it the errors of a hidden layer are nearly a function of the class,
-and afterwards the class means of the errors cancel, while those of the features stand out.
+and afterwards the class means of the errors cancel, while those of the features stand out. The callback
+`benchmarks.phenomena.backprop.Spectra` follows them while any recipe trains; `phenomena/mlp_spectra` is one that has
+it.
 """
 
 from __future__ import annotations
