@@ -146,7 +146,7 @@ def study(settings: DiagonalSettings, seed: int) -> Outcome:
     for name, values in measured:
         table |= {f"{name}: mean": values.mean(0), f"{name}: sd": values.std(0, ddof=1)}
     table["l1 norm at the flow's end"] = np.abs(ends).sum(2).mean(0)
-    return Outcome(numbers, checks, table, {"norms": picture(settings, x[0], y[0], l1, error, least, of_short)})
+    return Outcome(numbers, checks, table, {"norms": picture(settings, x, y, l1, error, least, of_short)})
 
 
 def problems(settings: DiagonalSettings, seed: int) -> tuple[Floats, Floats]:
@@ -165,12 +165,12 @@ def problems(settings: DiagonalSettings, seed: int) -> tuple[Floats, Floats]:
 def picture(
     settings: DiagonalSettings, x: Floats, y: Floats, l1: Floats, error: Floats, least: Floats, of_short: Floats
 ) -> Figure:
-    """l1 norm and error over alpha; x [n, d] and y [n] are those of the first draw, for the theory line."""
+    """l1 norm and error over alpha; x [S, n, d] and y [S, n] for the line, the flow's end, mean over draws."""
     figure, (left, right) = panels(1, 2, width=9.0, height=3.4)
     alphas = np.array(settings.alphas)
     fine = np.geomspace(alphas.min(), alphas.max(), 60)
-    line = [np.abs(flow_limit(x, y, alpha)).sum() for alpha in fine]
-    theory_line(left, fine, np.array(line) / least[0], "end of the flow, first draw")
+    ends = [[np.abs(flow_limit(a, b, alpha)).sum() for alpha in fine] for a, b in zip(x, y, strict=True)]
+    theory_line(left, fine, (np.array(ends) / least[:, None]).mean(0), "end of the flow")
     relative = l1 / least[:, None]
     points(
         left, alphas, relative.mean(0), f"gradient descent, {settings.repetitions} draws", 0, relative.std(0, ddof=1)

@@ -204,7 +204,7 @@ class FlowSettings:
 
 PRESETS = {
     "smoke": FlowSettings((50, 400), (4, 2), (0.5, 1.0, 2.0, 4.0), 4e-3, 100, 400, 0.03, 0.025),
-    "cpu": FlowSettings((100, 800, 3200), (3, 3, 1)),
+    "cpu": FlowSettings((100, 800, 3200), (3, 3, 2)),
     "full": FlowSettings((100, 800, 3200, 12800), (10, 10, 10, 10), rate=1e-3, batch=200),
 }
 
@@ -244,7 +244,7 @@ def study(settings: FlowSettings, seed: int) -> Outcome:
     for units in settings.units:
         for name, values in (("W1 / mean", distances[units]), ("risk", risks[units])):
             table[f"N = {units}: {name}"] = values.mean(1)
-            table[f"N = {units}: {name}, sd"] = values.std(1, ddof=1) if values.shape[1] > 1 else [None] * len(values)
+            table[f"N = {units}: {name}, sd"] = values.std(1, ddof=1)
     figures = {
         "histograms": draw_histograms(settings, radii[checked], cloud),
         "distances": draw_distances(settings, risk, distances, risks),
@@ -280,9 +280,8 @@ def draw_distances(
     theory_line(left, settings.times, risk, "equation")
     for series, units in enumerate(settings.units):
         for ax, found in ((left, risks[units]), (right, 100 * distances[units])):
-            spread = found.std(1, ddof=1) if found.shape[1] > 1 else None
-            label = f"N = {units}, {found.shape[1]} network{'s' if found.shape[1] > 1 else ''}"
-            points(ax, settings.times, found.mean(1), label, series, spread, line=ax is right)
+            label = f"N = {units}, {found.shape[1]} networks"
+            points(ax, settings.times, found.mean(1), label, series, found.std(1, ddof=1), line=ax is right)
     right.axhline(100 * settings.distance, color=GREY, linestyle="--", linewidth=0.9)
     for ax, name in ((left, "risk"), (right, "W₁ of |w| from the equation, % of its mean")):
         ax.set(xscale="log", xlabel="time = rate × steps", ylabel=name, ylim=(0, None))

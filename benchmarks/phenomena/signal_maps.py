@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -310,7 +311,10 @@ def draw(settings: MapSettings, found: dict[Network, Signals]) -> Figure:
         above.set_title(f"{network.name}, χ = {slope(network, q):.3f}, {len(signals.slopes)} networks")
         below.set(xlabel="layer", ylim=(-0.05, 1.05))
         below.axhline(0, color=GREY, linewidth=0.6)
-        above.legend(loc="lower right" if network is CHAOS else "upper right" if network is ORDER else "center right")
+        above.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        height = {ORDER: 1.0, CHAOS: 0.35, RELU: 0.45}[network]  # where nothing else is
+        above.legend(loc="upper right", bbox_to_anchor=(1, height))
     axes[0].set_ylabel("length q")
     axes[len(found)].set_ylabel("correlation c")
     axes[-1].legend(loc="lower right")
