@@ -271,7 +271,7 @@ def picture(settings: WidthSettings, values: Floats, fitted: dict[str, Floats]) 
         ax = axes[0] if name in ("K - Theta", "change of weights") else axes[1]
         mean, slope = values[place].mean(1), float(fitted[name].mean())
         line = np.exp(np.log(mean).mean() + slope * (np.log(widths) - np.log(widths).mean()))
-        theory_line(ax, widths, line, "_")
+        theory_line(ax, widths, line, "powers, fitted" if place in (0, 1) else "_")
         points(ax, widths, mean, f"{LABELS[name]}: slope {slope:.2f}", place, values[place].std(1, ddof=1))
     for ax, title in zip(axes, titles, strict=True):
         ax.set(xscale="log", yscale="log", xlabel="units, m", title=f"{title}")
