@@ -174,7 +174,7 @@ def test_checks_hold_at_smoke_size(study: implicit_bias.Study) -> None:
         assert found["test error at H = 16 less that at H = 256"] > 0.002
 
 
-@pytest.mark.parametrize("study", ["min_norm", "max_margin", "diagonal"])
+@pytest.mark.parametrize("study", ["min_norm", "max_margin", "diagonal", "width"])
 def test_committed_results_are_of_the_full_check_and_hold(study: str) -> None:
     record = json.loads((RESULTS / f"implicit_bias-{study}.json").read_text())
     assert (record["preset"], record["seed"], record["commit"]["clean"]) == ("cpu", 0, True)

@@ -448,7 +448,7 @@ def test_options_of_a_run_that_are_refused(tmp_path: Path, monkeypatch: pytest.M
 # -- committed --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", ["width"])
+@pytest.mark.parametrize("study", ["width", "run"])
 def test_committed_results_are_of_the_full_check_and_hold(study: str) -> None:
     record = json.loads((RESULTS / f"ntk-{study}.json").read_text())
     assert (record["preset"], record["seed"], record["commit"]["clean"]) == ("cpu", 0, True)
