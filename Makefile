@@ -34,6 +34,7 @@ docs: setup  ## write the tables into README.md, the cards into benchmarks/pheno
 	$(PYTHON_HERE) -m benchmarks throughput --write README.md
 	$(PYTHON_HERE) -m benchmarks peers --write README.md
 	$(PYTHON_HERE) -m benchmarks time-to-accuracy --write README.md
+	$(PYTHON_HERE) -m benchmarks scaling --write README.md
 	$(PYTHON_HERE) -m benchmarks analyze --write benchmarks/phenomena/README.md
 
 page: setup  ## write page.html: all results with tables and plots, to open from disk

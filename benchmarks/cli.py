@@ -286,13 +286,14 @@ def build_parser() -> argparse.ArgumentParser:
         "measured, and 8, 64 and 1024 such devices joined as the options say. Settings, such as --data.batch_size 256, "
         "come after the recipe.",
     )
-    scaling.add_argument("recipe", metavar="RECIPE", help="such as imagenet/resnet50")
+    scaling.add_argument("recipe", nargs="?", metavar="RECIPE", help="such as imagenet/resnet50")
     scaling.add_argument("--ranks", type=numbers, default=[1, 2], metavar="1,2,...", help="from 1 on (default: 1,2)")
     scaling.add_argument("--mode", choices=["strong", "weak", "both"], default="both", help="default: both")
     scaling.add_argument("--rounds", type=positive, default=5, help="turns of each (default: 5)")
     scaling.add_argument("--steps", type=positive, default=20, help="steps of each turn (default: 20)")
     scaling.add_argument("--bucket-cap-mb", type=positive, default=25, help="of DDP, in MiB (default: 25)")
     scaling.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    scaling.add_argument("--write", metavar="FILE", help="put the committed measurements' tables between FILE's marks")
     paper = scaling.add_argument_group("assumptions of the model on paper")
     paper.add_argument(
         "--bandwidth", type=above_zero, default=25, metavar="GB/S", help="of each GPU between nodes (default: 25)"

@@ -389,21 +389,25 @@ class ImageDataModule(pl.LightningDataModule):
             dataset=self.manifest(split).content,
         )
         workers = checked_workers(self.workers, self._local_world_size())
-        if self.reads_beton(split) and (shuffle or self.stored_size is not None):
+        if self.chosen_loader[0] == "resident":
+            self._make_resident(split)  # which may find that there is no room
+        if self.chosen_loader[0] == "resident":
+            return ResidentBatches(reading, self._residents[split, self._device()])
+        batches = self._batches_from_host(split, reading, workers)
+        batches.device = self._device()
+        return batches
+
+    def _batches_from_host(self, split: Split, reading: Reading, workers: int) -> Batches:
+        if self.reads_beton(split) and (reading.shuffle or self.stored_size is not None):
             from datamodules.ffcv_batches import FFCVBatches
 
             size = None if self.stored_size is not None else self.train_size
             return FFCVBatches(reading, nearest(self.beton_path(split)), size, workers)
-        if self.chosen_loader[0] == "resident":
-            self._make_resident(split)
         originals = self.originals(split)
-        if self.chosen_loader[0] == "resident":
-            return ResidentBatches(reading, self._residents[split, self._device()])
         if isinstance(originals, ImageArray):
             return ArrayBatches(reading, originals)
-        return FileBatches(
-            reading, originals, self.train_size if shuffle else self.eval_size, self.eval_resize, workers
-        )
+        size = self.train_size if reading.shuffle else self.eval_size
+        return FileBatches(reading, originals, size, self.eval_resize, workers)
 
     def _batch_size_per_rank(self) -> int:
         """`batch_size` divided among ranks and accumulated batches.

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.ahead import on_device_ahead
 from datamodules.augment import Augmentation, colour_offsets
 from datamodules.originals import DataError
 
@@ -137,6 +138,7 @@ class Batches:
         self.epoch = 0
         self.sampler = EpochSampler(self)
         self.position = 0  # images handed out in this epoch, over all ranks
+        self.device = torch.device("cpu")  # where images are sent ahead of their turn
         self._resume: tuple[int, int] | None = None  # epoch and position that the next iteration takes up
 
     def __len__(self) -> int:
@@ -151,7 +153,7 @@ class Batches:
         batches = self.reading.batches(self.epoch, self.position)
         if not batches:
             return
-        pixels = self.read([samples for samples, _ in batches])
+        pixels = on_device_ahead(self.read([samples for samples, _ in batches]), self.device)
         for (samples, counted), (images, labels) in zip(batches, pixels, strict=True):
             if not counted.all():
                 labels[torch.from_numpy(~counted)] = IGNORED_LABEL

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 
 from benchmarks.runs import RunError
-from benchmarks.scaling import Ranks, as_text, on_paper, serve, turns
+from benchmarks.scaling import BEGIN, END, Ranks, as_markdown, as_text, committed, on_paper, serve, turns
 from benchmarks.scaling_model import (
     MEBIBYTE,
     Computation,
@@ -185,6 +185,22 @@ def test_the_table_has_ratios_within_a_round() -> None:
     assert float(row[-1]) == pytest.approx(6000, rel=0.01)  # the fitted model goes through the one point there is
     assert "no communication was seen" in as_text(made(1.0))
     assert math.isfinite(made(4.0)["on_paper"]["fitted_bandwidth"])
+
+
+def test_the_readme_shows_what_is_committed() -> None:
+    records = committed()
+    assert records
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    assert as_markdown(records) in readme.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    assert all(record["commit"]["clean"] for record in records)
+    assert as_markdown([]) == "Not measured yet."
+
+
+def test_a_recipe_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.cli import main
+
+    assert main(["scaling"]) == 2
+    assert "scaling needs the name of a recipe, whose steps are timed" in capsys.readouterr().err
 
 
 def test_ddps_own_settings_reach_it_and_are_no_setting_of_the_run(tmp_path: Path) -> None:
