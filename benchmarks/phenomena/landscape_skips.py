@@ -1,0 +1,291 @@
+"""The loss around deep networks, with shortcuts and without: they keep it smooth.
+
+Li, Xu, Taylor, Studer, Goldstein 2018, figures 1, 5 and 7: without shortcuts the plane around a network of 56 layers is
+chaotic, with them it is a bowl. Here networks of one stage, with 8 channels, learn digits of 8 x 8 pixels: 2 n + 2
+layers of n blocks. With one seed the two have the same initial weights, see the same images in the same order, and are
+cut along the same draws, each scaled to their own filters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.phenomena.analysis import Check, Outcome, random_numbers_kept, steps
+from benchmarks.phenomena.figures import panels, points
+from benchmarks.phenomena.pixels import pixels
+from benchmarks.phenomena.slice_figures import colour_bar, draw_plane, said_of_holes, scale
+from benchmarks.phenomena.slices import (
+    BENT,
+    Floats,
+    Sample,
+    coordinates,
+    cosine,
+    filter_direction,
+    loss_and_error,
+    measure,
+    non_convex_share,
+    not_finite,
+    point_of,
+    slice_plane,
+    true_loss,
+)
+from datamodules.digits import Digits
+from models.resnet import ResNet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHANNELS = 8
+FITTED = 0.1  # training loss above which a network is said to be at no minimum
+NAMES = {True: "with shortcuts", False: "without"}
+
+
+@dataclass(frozen=True)
+class SkipSettings:
+    """What is trained, and the plane that is looked at.
+
+    Args:
+        depths: layers, ascending; even, 4 or more.
+        networks: seeds, each of which gives a network with shortcuts and one without.
+        epochs: of SGD with momentum 0.9 and decay 5e-4, whose rate falls along a cosine from 0.1 to 0.
+        images: training images that the loss on the plane is the mean over.
+        points: of each side of the plane; odd.
+        radius: of the plane, in lengths of the filters.
+        batch: images of a step.
+        smooth: largest share of points that are bent down, deepest network with shortcuts.
+        chaotic: smallest share, deepest network without.
+        worse: smallest ratio of the test errors of the deepest networks, without shortcuts and with.
+    """
+
+    depths: tuple[int, ...]
+    networks: int
+    epochs: int
+    images: int
+    points: int = 15
+    radius: float = 1.0
+    batch: int = 64
+    smooth: float = 0.1
+    chaotic: float = 0.4
+    worse: float = 10.0
+
+
+PRESETS = {
+    "smoke": SkipSettings((4, 28), 1, 4, 50, points=7, smooth=0.5, chaotic=0.0, worse=1.5),
+    "cpu": SkipSettings((10, 28, 56), 3, 25, 200),
+    "full": SkipSettings((10, 20, 28, 56, 110), 10, 60, 1400, points=51),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network and the plane around it.
+
+    Args:
+        depth: layers.
+        skip: whether it has shortcuts.
+        seed: of its weights, the order of images and the directions.
+        plane: loss at each point. [points, points]
+        centre: the loss of the network itself on the same images, counted apart.
+        train: loss and share of wrong predictions on all training images.
+        test: the same on the test images.
+        angle: cosine of the two directions.
+    """
+
+    depth: int
+    skip: bool
+    seed: int
+    plane: Floats
+    centre: float
+    train: tuple[float, float]
+    test: tuple[float, float]
+    angle: float
+
+
+def read() -> tuple[Sample, Sample]:
+    """All training images and all test images of digits, normalised."""
+    data = Digits(batch_size=1)
+    mean, std = data.mean[:, None, None] / 255, data.std[:, None, None] / 255
+    train, test = (pixels(data, split) for split in ("train", "test"))
+    return Sample((train[0] - mean) / std, train[1]), Sample((test[0] - mean) / std, test[1])
+
+
+def new_network(depth: int, skip: bool, seed: int) -> ResNet:
+    """`depth` layers of CHANNELS channels in one stage, CIFAR's stem: (depth - 2) / 2 blocks of two."""
+    with random_numbers_kept():
+        torch.manual_seed(seed)
+        return ResNet([(depth - 2) // 2], [CHANNELS], stem="cifar", shortcut="A", skip=skip, in_channels=1,
+                      num_classes=10)  # fmt: skip
+
+
+def train(network: nn.Module, x: Tensor, y: Tensor, settings: SkipSettings, seed: int) -> None:
+    """Train `network` on images x with labels y; the last few of an epoch are left."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    in_epoch = len(x) // settings.batch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * in_epoch)
+    generator = torch.Generator().manual_seed(seed)
+    network.train()
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(x), generator=generator)
+        for chosen in order[: in_epoch * settings.batch].split(settings.batch):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+            schedule.step()
+    network.eval()
+
+
+def look_at(settings: SkipSettings, data: tuple[Sample, Sample], depth: int, skip: bool, seed: int) -> Found:
+    """Train one network and measure the plane around it."""
+    train_set, test_set = data
+    network = new_network(depth, skip, seed)
+    train(network, train_set.images, train_set.labels, settings, seed)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(train_set.labels), generator=generator)[: settings.images]
+    sample = Sample(train_set.images[chosen], train_set.labels[chosen])
+    first, second = (filter_direction(network, generator) for _ in range(2))
+    at = coordinates(settings.radius, settings.points)
+    plane = measure(network, slice_plane(point_of(network), first, second, at), [sample])[:, 0, 0]
+    return Found(
+        depth,
+        skip,
+        seed,
+        plane.reshape(len(at), len(at)),
+        true_loss(network, sample),
+        loss_and_error(network, train_set),
+        loss_and_error(network, test_set),
+        cosine(first, second),
+    )
+
+
+def study(settings: SkipSettings, seed: int) -> Outcome:
+    """Networks of every depth, with shortcuts and without, for every seed."""
+    data = read()
+    seeds = range(seed, seed + settings.networks)
+    jobs = list(itertools.product(settings.depths, (True, False), seeds))
+    return conclude(settings, [look_at(settings, data, *job) for job in steps(jobs, "networks")], seeds)
+
+
+def conclude(settings: SkipSettings, found: list[Found], seeds: range) -> Outcome:
+    """Numbers, checks, table and figures."""
+    at = coordinates(settings.radius, settings.points)
+    step, half, deepest = at[1] - at[0], settings.points // 2, settings.depths[-1]
+    share = {id(one): non_convex_share(one.plane, step) for one in found}
+
+    def of(depth: int, skip: bool) -> list[Found]:
+        return [one for one in found if (one.depth, one.skip) == (depth, skip)]
+
+    def shares(skip: bool) -> Floats:
+        return np.array([share[id(one)] for one in of(deepest, skip)])
+
+    def test_error(skip: bool) -> float:
+        return float(np.mean([one.test[1] for one in of(deepest, skip)]))
+
+    off = max(abs(one.plane[half, half] - one.centre) / max(1.0, one.centre) for one in found)
+    smooth, chaotic = shares(True), shares(False)
+    source = "Li et al. 2018, figures 5 and 7, as CIFAR's networks are there"
+    checks = [
+        Check("loss at the centre less the network's own, largest, of the larger of it and 1", off, 0, 1e-6,
+              "the suite's own count of a loss"),
+        Check(f"{deepest} layers with shortcuts: share of the plane that is bent down", float(smooth.mean()), None,
+              settings.smooth, source, spread=spread(smooth)),
+        Check(f"{deepest} layers without: share of the plane that is bent down", float(chaotic.mean()),
+              settings.chaotic, None, source, spread=spread(chaotic)),
+        Check(f"{deepest} layers: test error without shortcuts / with", test_error(False) / test_error(True),
+              settings.worse, None, "He et al. 2015: what is deep and plain does not learn; its size is of this data"),
+    ]  # fmt: skip
+    numbers: dict[str, Any] = {
+        "dataset": "digits",
+        "channels": CHANNELS,
+        "epochs": settings.epochs,
+        "images of the plane": settings.images,
+        "points of a side": settings.points,
+        "radius, lengths of a filter": settings.radius,
+        "networks of each kind": settings.networks,
+        "bent down": f"smaller curvature within the plane below -{BENT} of the larger one's size",
+        "largest cosine of two directions": max(abs(one.angle) for one in found),
+    }
+    for depth, skip in itertools.product(settings.depths, (True, False)):
+        numbers[f"{depth} layers, {NAMES[skip]}"] = summary(of(depth, skip), share, half)
+    table: dict[str, list[Any]] = {
+        name: [] for name in ("layers", "shortcuts", "seed", "first direction", "second direction", "loss on the plane")
+    }
+    for one in found:
+        for (row, b), (column, a) in itertools.product(enumerate(at), enumerate(at)):
+            values = (one.depth, one.skip, one.seed, a, b, one.plane[row, column])
+            for column_name, value in zip(table, values, strict=True):
+                table[column_name].append(value)
+    pair = [one for one in found if one.depth == deepest and one.seed == seeds[0]]
+    figures = {"planes": draw_pair(settings, pair, share), "depths": draw_depths(settings, found, share)}
+    return Outcome(numbers, checks, table, figures, seeds)
+
+
+def spread(values: Floats) -> float | None:
+    """Standard deviation over seeds; None of one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def summary(found: list[Found], share: dict[int, float], half: int) -> dict[str, Any]:
+    """Numbers of networks that differ in their seed alone: means over seeds, and each seed's where it tells more."""
+    planes = [one.plane for one in found]
+    return {
+        "test error, %": 100 * float(np.mean([one.test[1] for one in found])),
+        "test error of each, %": [100 * one.test[1] for one in found],
+        "training loss of each": [one.train[0] for one in found],
+        "share bent down, of each": [share[id(one)] for one in found],
+        "largest loss on the plane, of each": [finite_or_none(plane.max()) for plane in planes],
+        "lowest loss on the plane less the centre's, of each": [
+            finite_or_none(np.nanmin(plane) - plane[half, half]) for plane in planes
+        ],
+        "losses on the planes that are not finite": sum(not_finite(plane) for plane in planes),
+    }
+
+
+def finite_or_none(value: float) -> float | None:
+    """The number; None for what is none, which JSON has no word for."""
+    return float(value) if np.isfinite(value) else None
+
+
+def draw_pair(settings: SkipSettings, pair: list[Found], share: dict[int, float]) -> Figure:
+    """The planes of the deepest networks, which Li et al. show as surfaces."""
+    figure, axes = panels(1, 2, 8.2, 4.0)
+    at = coordinates(settings.radius, settings.points)
+    norm = scale([one.plane for one in pair])
+    for ax, one in zip(axes, pair, strict=True):
+        shown = draw_plane(ax, at, one.plane, norm)
+        ax.set_title(title_of(one, share[id(one)]))
+        ax.set(xlabel="first direction, lengths of a filter", ylabel="second direction")
+    colour_bar(figure, shown, axes, f"loss on {settings.images} training digits")
+    return figure
+
+
+def title_of(one: Found, share: float) -> str:
+    """What the network is, whether it is at a minimum, and how much of the plane is bent down."""
+    loss = one.train[0]
+    place = f"training loss {loss:.2g}" + ("" if loss <= FITTED else ": at no minimum")
+    return (
+        f"{one.depth} layers, {NAMES[one.skip]}\n{place}, test error {100 * one.test[1]:.1f} %\n"
+        f"{100 * share:.0f} % of the points bent down{said_of_holes(one.plane)}"
+    )
+
+
+def draw_depths(settings: SkipSettings, found: list[Found], share: dict[int, float]) -> Figure:
+    """Test error and share that is bent down, over depth."""
+    figure, (left, right) = panels(1, 2, 7.6, 3.2)
+    for series, skip in enumerate((True, False)):
+        for ax, value in ((left, lambda one: 100 * one.test[1]), (right, lambda one: 100 * share[id(one)])):
+            rows = [[value(one) for one in found if (one.depth, one.skip) == (d, skip)] for d in settings.depths]
+            means, spreads = [float(np.mean(row)) for row in rows], [spread(np.array(row)) or 0.0 for row in rows]
+            points(ax, settings.depths, means, NAMES[skip], series, spreads if any(spreads) else None, line=True)
+    for ax, label in ((left, "test error, %"), (right, "points of the plane that are bent down, %")):
+        ax.set(xlabel="layers", ylabel=label, ylim=(0, None), xticks=settings.depths)
+    left.legend()
+    if settings.networks > 1:
+        figure.suptitle(f"digits, mean ± standard deviation over {settings.networks} seeds", fontsize=9)
+    return figure
