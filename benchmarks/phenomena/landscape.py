@@ -2,7 +2,7 @@
 
 Four studies:
 
-- `skips`: networks of 10, 28 and 56 layers learn digits, with shortcuts and without. On a plane whose directions are
+- `skips`: networks of 8, 20 and 56 layers learn digits, with shortcuts and without. On a plane whose directions are
   scaled filter by filter, the loss around the deepest is a bowl with them and rugged without. What is rugged is not
   learnt either: the plain network stands at no minimum when it is looked at.
 - `ensemble`: 100 initial weights for each of several widths. The narrower the network, the more its loss is a matter of

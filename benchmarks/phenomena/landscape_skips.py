@@ -1,9 +1,10 @@
 """The loss around deep networks, with shortcuts and without: they keep it smooth.
 
 Li, Xu, Taylor, Studer, Goldstein 2018, figures 1, 5 and 7: without shortcuts the plane around a network of 56 layers is
-chaotic, with them it is a bowl. Here networks of one stage, with 8 channels, learn digits of 8 x 8 pixels: 2 n + 2
-layers of n blocks. With one seed the two have the same initial weights, see the same images in the same order, and are
-cut along the same draws, each scaled to their own filters.
+chaotic, with them it is a bowl. Here networks of CIFAR's form, 6 n + 2 layers of three stages of n blocks (He et al.
+2015, section 4.2), but of 8 channels throughout, learn digits of 8 x 8 pixels. With one seed the two have the same
+initial weights, see the same images in the same order, and are cut along the same draws, each scaled to their own
+filters.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 CHANNELS = 8
 FITTED = 0.1  # training loss above which a network is said to be at no minimum
+RATIOS = (0.0, 0.01, 0.1, 0.5)  # beside BENT, to see how far the share depends on it
 NAMES = {True: "with shortcuts", False: "without"}
 
 
@@ -52,7 +54,7 @@ class SkipSettings:
     """What is trained, and the plane that is looked at.
 
     Args:
-        depths: layers, ascending; even, 4 or more.
+        depths: layers, ascending; each 6 n + 2.
         networks: seeds, each of which gives a network with shortcuts and one without.
         epochs: of SGD with momentum 0.9 and decay 5e-4, whose rate falls along a cosine from 0.1 to 0.
         images: training images that the loss on the plane is the mean over.
@@ -77,9 +79,9 @@ class SkipSettings:
 
 
 PRESETS = {
-    "smoke": SkipSettings((4, 28), 1, 4, 50, points=7, smooth=0.5, chaotic=0.0, worse=1.5),
-    "cpu": SkipSettings((10, 28, 56), 3, 25, 200),
-    "full": SkipSettings((10, 20, 28, 56, 110), 10, 60, 1400, points=51),
+    "smoke": SkipSettings((8, 32), 1, 4, 50, points=7, smooth=0.5, chaotic=0.0, worse=1.5),
+    "cpu": SkipSettings((8, 20, 56), 3, 25, 200),
+    "full": SkipSettings((8, 20, 32, 56, 110), 10, 60, 1400, points=51),
 }
 
 
@@ -117,11 +119,12 @@ def read() -> tuple[Sample, Sample]:
 
 
 def new_network(depth: int, skip: bool, seed: int) -> ResNet:
-    """`depth` layers of CHANNELS channels in one stage, CIFAR's stem: (depth - 2) / 2 blocks of two."""
+    """`depth` layers of CHANNELS channels: a convolution, three stages of (depth - 2) / 6 blocks, classes."""
     with random_numbers_kept():
         torch.manual_seed(seed)
-        return ResNet([(depth - 2) // 2], [CHANNELS], stem="cifar", shortcut="A", skip=skip, in_channels=1,
-                      num_classes=10)  # fmt: skip
+        return ResNet(
+            [(depth - 2) // 6] * 3, [CHANNELS] * 3, stem="cifar", shortcut="A", skip=skip, in_channels=1, num_classes=10
+        )
 
 
 def train(network: nn.Module, x: Tensor, y: Tensor, settings: SkipSettings, seed: int) -> None:
@@ -212,7 +215,7 @@ def conclude(settings: SkipSettings, found: list[Found], seeds: range) -> Outcom
         "largest cosine of two directions": max(abs(one.angle) for one in found),
     }
     for depth, skip in itertools.product(settings.depths, (True, False)):
-        numbers[f"{depth} layers, {NAMES[skip]}"] = summary(of(depth, skip), share, half)
+        numbers[f"{depth} layers, {NAMES[skip]}"] = summary(of(depth, skip), share, step)
     table: dict[str, list[Any]] = {
         name: [] for name in ("layers", "shortcuts", "seed", "first direction", "second direction", "loss on the plane")
     }
@@ -231,14 +234,18 @@ def spread(values: Floats) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def summary(found: list[Found], share: dict[int, float], half: int) -> dict[str, Any]:
+def summary(found: list[Found], share: dict[int, float], step: float) -> dict[str, Any]:
     """Numbers of networks that differ in their seed alone: means over seeds, and each seed's where it tells more."""
     planes = [one.plane for one in found]
+    half = len(planes[0]) // 2
     return {
         "test error, %": 100 * float(np.mean([one.test[1] for one in found])),
         "test error of each, %": [100 * one.test[1] for one in found],
         "training loss of each": [one.train[0] for one in found],
         "share bent down, of each": [share[id(one)] for one in found],
+        "mean share for other ratios": {
+            str(r): float(np.mean([non_convex_share(p, step, r) for p in planes])) for r in RATIOS
+        },
         "largest loss on the plane, of each": [finite_or_none(plane.max()) for plane in planes],
         "lowest loss on the plane less the centre's, of each": [
             finite_or_none(np.nanmin(plane) - plane[half, half]) for plane in planes

@@ -52,7 +52,7 @@ class EnsembleSettings:
     networks: int
     epochs: int
     batch: int = 64
-    rate: float = 0.1
+    rate: float = 0.01
     narrower: float = 5.0
 
 
@@ -106,9 +106,9 @@ def conclude(settings: EnsembleSettings, found: Floats) -> Outcome:
         Check(f"test loss: coefficient of variation, {first} / {last}", float(vary[0] / vary[-1]), settings.narrower,
               None, source + "figure 3: the losses of wide networks are near one another"),
         Check(f"correlation of training and test loss, {first} less {last}", together[0] - together[-1], 0.2, None,
-              source + "table 1: a lower training loss is worth less and less", published=None),
+              source + "table 1: a lower training loss is worth less and less"),
         Check(f"share of bad minima, {last}", float(bad[-1]), 0, 0.0, source + "section 5: none are bad in wide ones"),
-        Check(f"mean test loss, {last} / {first}", float(test[-1].mean() / test[0].mean()), None, 0.5,
+        Check(f"mean test loss, {last} / {first}", float(test[-1].mean() / test[0].mean()), None, 0.8,
               source + "figure 3"),
     ]  # fmt: skip
     numbers = {

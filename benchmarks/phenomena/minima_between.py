@@ -3,7 +3,8 @@
 Goodfellow, Vinyals, Saxe 2015, "Qualitatively characterizing neural network optimization problems", ICLR: from the
 start to the solution it only falls. Between two solutions of different initial weights it rises to a barrier. Frankle,
 Dziugaite, Roy, Carbin 2020, "Linear mode connectivity and the lottery ticket hypothesis", ICML: for two networks that
-share their first epochs and go on with other orders of images, the barrier falls with what they share.
+share their first epochs and go on with other orders of images, the barrier falls with what they share; small networks
+on easy data hardly have one, though they share no more than the start.
 Letters: E pairs of networks, t the place on a line.
 """
 
@@ -52,7 +53,7 @@ class BetweenSettings:
     shared: tuple[int, ...]
     batch: int = 32
     rate: float = 0.1
-    high: float = 0.1
+    high: float = 0.03
 
 
 PRESETS = {
@@ -148,8 +149,8 @@ def conclude(settings: BetweenSettings, lines: dict[str, Floats]) -> Outcome:
               "Goodfellow et al. 2015, figure 1: it only falls"),
         Check("solutions of two starts: barrier of the training loss, least of all pairs", float(high.min()),
               settings.high, None, "Goodfellow et al. 2015, section 4: they are not the same minimum"),
-        Check(f"the first {last} epochs shared: mean barrier / that of two starts",
-              float(shared[last].mean() / high.mean()), 0, 0.1, frankle + ": stable to the order of images"),
+        Check("one start, other orders of images: mean barrier / that of two starts",
+              float(shared[0].mean() / high.mean()), 0, 0.1, frankle + ": small networks are stable from the start"),
         Check(f"mean barrier, {last} epochs shared / none", float(shared[last].mean() / shared[0].mean()), 0, 0.5,
               frankle),
     ]  # fmt: skip
@@ -193,11 +194,12 @@ def picture(settings: BetweenSettings, lines: dict[str, Floats], shared: dict[in
         for end in (0, 1):
             ax.axvline(end, color=GREY, linewidth=0.9, linestyle=":")
         ax.set_ylim(0, None)
-    means, spreads = ([float(f(one)) for one in shared.values()] for f in (np.mean, lambda one: one.std(ddof=1)))
-    points(right, list(shared), means, "one start, other orders", 1, spreads, line=True)
+    points(right, list(shared), [float(one.mean()) for one in shared.values()], "one start, other orders", 1, line=True)
+    right.fill_between(list(shared), *([f(one) for one in shared.values()] for f in (np.min, np.max)), alpha=0.2,
+                       color=OKABE_ITO[1], linewidth=0)  # fmt: skip
     right.axhline(high.mean(), color=OKABE_ITO[0], label="two starts")
-    right.set(xlabel="first epochs in common", title="barrier of the training loss", ylim=(0, None))
-    right.legend(loc="center right", fontsize=7)
+    right.set(xlabel="first epochs in common", title="barrier of the training loss", yscale="log")
+    right.legend(fontsize=7)
     figure.suptitle(
         f"digits, {settings.networks} pairs of networks with {settings.width} hidden units, {settings.epochs} epochs",
         fontsize=9,

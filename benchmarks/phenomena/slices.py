@@ -29,7 +29,8 @@ Floats = NDArray[np.float64]
 Point = Mapping[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]  # mean over logits [B, K] and labels [B]
 
-BENT = 0.01  # of the larger curvature: a smaller one below minus that is no rounding
+ROUNDING = 1e-6  # of a loss in single precision, differences of which are taken
+BENT = 0.05  # of the larger curvature's size: by more than this the smaller one must be negative
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,8 @@ def curvatures(loss: Floats, step: float) -> Floats:
 
     Eigenvalues of the Hessian within the plane, by central differences of the loss at a point and its eight neighbours,
     which are `step` apart; NaN where one of them is not finite. They are averages of those of the whole Hessian, so a
-    negative one says that the loss has one as well (Li et al. 2018, section 6).
+    negative one says that the loss has one as well (Li et al. 2018, section 6). One that the rounding of losses in
+    single precision could have made is 0.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         middle = loss[1:-1, 1:-1]
@@ -223,25 +225,21 @@ def curvatures(loss: Floats, step: float) -> Floats:
         both = (loss[2:, 2:] - loss[2:, :-2] - loss[:-2, 2:] + loss[:-2, :-2]) / (4 * step**2)
         mean, turn = (across + down) / 2, np.hypot((across - down) / 2, both)
         found: Floats = np.stack([mean - turn, mean + turn], axis=-1)
+        size = np.lib.stride_tricks.sliding_window_view(np.abs(loss), (3, 3)).max((2, 3))
+        found[np.abs(found) < ROUNDING * size[..., None] / step**2] = 0
     found[~np.isfinite(found).all(-1)] = np.nan
     return found
 
 
-def bent_down(curvature: Floats) -> NDArray[np.bool_]:
-    """Where the smaller curvature is negative, by more than a hundredth of the other's size. [..., 2] -> [...]
+def non_convex_share(loss: Floats, step: float, ratio: float = BENT) -> float:
+    """Share of the points inside a plane at which the loss is bent down; NaN if it is known at none of them.
 
-    Li et al. 2018, figure 7, draw |smaller / larger|, of the whole Hessian; False where a curvature is not known.
+    Bent down is where the smaller curvature is negative, and more than `ratio` of the larger one's size. Li et al.
+    2018, figure 7, draw |smaller / larger|, of the whole Hessian.
     """
-    smaller, larger = curvature[..., 0], curvature[..., 1]
-    with np.errstate(invalid="ignore"):
-        return smaller < -BENT * np.abs(larger)
-
-
-def non_convex_share(loss: Floats, step: float) -> float:
-    """Share of the points inside a plane at which the loss is bent down; NaN if it is known at none of them."""
     curvature = curvatures(loss, step)
-    known = np.isfinite(curvature).all(-1)
-    return float(bent_down(curvature)[known].mean()) if known.any() else float("nan")
+    smaller, larger = curvature[np.isfinite(curvature).all(-1)].T
+    return float((smaller < -ratio * np.abs(larger)).mean()) if smaller.size else float("nan")
 
 
 def not_finite(loss: Floats) -> int:
