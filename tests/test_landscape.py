@@ -142,7 +142,7 @@ def test_share_that_is_bent_down_by_hand() -> None:
     step = at[1] - at[0]
     for loss, wanted in (
         (a**2 + b**2, 0), (a**2 - b**2, 1), (-(a**2) - b**2, 1), (a**3 + b**2, 0.4), (a * b, 1), (a + 2 * b, 0),
-        (a**2 - 0.04 * b**2, 0), (a**2 - 0.06 * b**2, 1),
+        (a**2 - 0.08 * b**2, 0), (a**2 - 0.12 * b**2, 1),
     ):  # fmt: skip
         assert slices.non_convex_share(loss, step) == pytest.approx(wanted), wanted
     assert [slices.non_convex_share(a**2 - 0.06 * b**2, step, ratio) for ratio in (0, 0.05, 0.1)] == [1, 1, 0]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 CHANNELS = 8
 FITTED = 0.1  # training loss above which a network is said to be at no minimum
-RATIOS = (0.0, 0.01, 0.1, 0.5)  # beside BENT, to see how far the share depends on it
+RATIOS = (0.0, 0.01, 0.05, 0.2, 0.5)  # beside BENT, to see how far the share depends on it
 NAMES = {True: "with shortcuts", False: "without"}
 
 

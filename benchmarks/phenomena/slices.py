@@ -30,7 +30,7 @@ Point = Mapping[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]  # mean over logits [B, K] and labels [B]
 
 ROUNDING = 1e-6  # of a loss in single precision, differences of which are taken
-BENT = 0.05  # of the larger curvature's size: by more than this the smaller one must be negative
+BENT = 0.1  # of the larger curvature's size: by more than this the smaller one must be negative
 
 
 @dataclass(frozen=True)
