@@ -304,20 +304,27 @@ def test_networks_with_and_without_shortcuts_begin_alike() -> None:
 
 
 def test_what_is_said_of_a_network() -> None:
-    plane = np.ones((5, 5))
-    plane[0, 0] = np.inf
-    found = landscape_skips.Found(56, False, 0, plane, 1.0, (1.57, 0.6), (1.6, 0.617), 0.0)
-    assert landscape_skips.title_of(found, 0.51) == (
-        "56 layers, without\ntraining loss 1.6: at no minimum, test error 61.7 %\n"
-        "51 % of the points bent down, 1 point not finite (hatched)"
+    at = slices.coordinates(1, 7)
+    a, b = np.meshgrid(at, at)
+    plane = 1.5 + a**3 + b**2
+    plane[0, 6] = np.inf  # whose neighbour is not bent: 10 of the 24 points that are left are
+    bad = landscape_skips.Found(56, False, 0, at, plane, 1.5, (1.57, 0.6), (1.6, 0.617), 0.0)
+    assert bad.middle == 1.5
+    assert landscape_skips.title_of(bad) == (
+        "56 layers, without shortcuts\ntraining loss 1.6: at no minimum, test error 61.7 %\n"
+        "42 % of the points bent down (dots), 1 point not finite (hatched)"
     )
-    good = landscape_skips.Found(56, True, 0, np.ones((5, 5)), 1.0, (0.001, 0.0), (0.1, 0.025), 0.0)
-    assert landscape_skips.title_of(good, 0.02).startswith(
-        "56 layers, with shortcuts\ntraining loss 0.001, test error 2.5"
+    good = landscape_skips.Found(56, True, 0, at, a**2 + b**2, 0.0, (0.001, 0.0), (0.1, 0.025), 0.0)
+    assert landscape_skips.title_of(good) == (
+        "56 layers, with shortcuts\ntraining loss 0.001, test error 2.5 %\n0 % of the points bent down (dots)"
     )
-    said = landscape_skips.summary([found, good], {id(found): 0.5, id(good): 0.0}, 0.5)
+    said = landscape_skips.summary([bad, good])
     assert said["losses on the planes that are not finite"] == 1
-    assert said["largest loss on the plane, of each"] == [None, 1.0]
+    assert said["largest loss on the plane, of each"] == [None, 2.0]
+    assert said["lowest loss on the plane less the centre's, of each"] == pytest.approx([-1, 0])
+    checks = landscape_skips.checks_of(landscape_skips.SkipSettings((56,), 1, 1, 1), [bad, good])
+    assert [check.held for check in checks] == [True, True, True, True]
+    assert checks[3].value == pytest.approx(61.7 / 2.5)
 
 
 # -- many starts ------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def analyze(
         preset: smoke, cpu or full.
         seed: of weights, order of images, directions, and of the images that are drawn.
     """
-    given = {
+    given: dict[str, Any] = {
         "other": other, "images": images, "test": test, "points": points, "radius": radius, "batch": batch,
         "device": device, "networks": networks, "epochs": epochs,
     }  # fmt: skip

@@ -10,6 +10,7 @@ checkpoint that lies in no run they are not known, and the line from them is lef
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,16 +109,21 @@ def study(run: FinishedRun, settings: RunSettings, seed: int) -> Outcome:
     at = coordinates(settings.radius, settings.points)
     device = place(settings.device)
     ends, remark = networks_of(run, settings)
-    train, test = (
-        Sample(*run.images(split, count, seed), settings.batch).to(device)
-        for split, count in (("train", settings.images), ("test", settings.test))
-    )
+    train = Sample(*run.images("train", settings.images, seed), settings.batch).to(device)
+    test = Sample(*run.images("test", settings.test, seed), settings.batch).to(device)
     with untouched(run.network) as network:
         network.to(device).eval()
-        points = {name: {key: p.to(device) for key, p in point.items()} for name, point in ends.items()}
+        points: dict[str, Point] = {
+            name: {key: p.to(device) for key, p in point.items()} for name, point in ends.items()
+        }
         print(planned(network, train, settings, len(points)), file=sys.stderr, flush=True)
         found = cut(network, run.network.loss, (train, test), points, at, seed, remark)
     return conclude(run, settings, found)
+
+
+def on(device: torch.device, points: dict[str, Point]) -> dict[str, Point]:
+    """The same on `device`."""
+    return {name: {key: p.to(device) for key, p in point.items()} for name, point in points.items()}
 
 
 def networks_of(run: FinishedRun, settings: RunSettings) -> tuple[dict[str, Point], str]:
@@ -277,7 +283,7 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def table(settings: RunSettings, found: Sliced) -> dict[str, list[Any]]:
+def table(settings: RunSettings, found: Sliced) -> dict[str, Sequence[Any]]:
     """A row for each point: where it is, loss and error there; the plane has no test images."""
     at = coordinates(settings.radius, settings.points)
     rows: list[tuple[Any, ...]] = [

@@ -10,6 +10,7 @@ filters.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 CHANNELS = 8
 FITTED = 0.1  # training loss above which a network is said to be at no minimum
 RATIOS = (0.0, 0.01, 0.05, 0.2, 0.5)  # beside BENT, to see how far the share depends on it
-NAMES = {True: "with shortcuts", False: "without"}
+NAMES = {True: "with shortcuts", False: "without shortcuts"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Found:
         depth: layers.
         skip: whether it has shortcuts.
         seed: of its weights, the order of images and the directions.
+        at: coordinates of the plane's rows, and of its columns.
         plane: loss at each point. [points, points]
         centre: the loss of the network itself on the same images, counted apart.
         train: loss and share of wrong predictions on all training images.
@@ -103,11 +105,22 @@ class Found:
     depth: int
     skip: bool
     seed: int
+    at: Floats
     plane: Floats
     centre: float
     train: tuple[float, float]
     test: tuple[float, float]
     angle: float
+
+    @property
+    def middle(self) -> float:
+        """The loss of the network as the plane has it."""
+        half = len(self.at) // 2
+        return float(self.plane[half, half])
+
+    def share(self, ratio: float = BENT) -> float:
+        """Share of the plane that is bent down."""
+        return non_convex_share(self.plane, self.at[1] - self.at[0], ratio)
 
 
 def read() -> tuple[Sample, Sample]:
@@ -159,6 +172,7 @@ def look_at(settings: SkipSettings, data: tuple[Sample, Sample], depth: int, ski
         depth,
         skip,
         seed,
+        at,
         plane.reshape(len(at), len(at)),
         true_loss(network, sample),
         loss_and_error(network, train_set),
@@ -177,32 +191,6 @@ def study(settings: SkipSettings, seed: int) -> Outcome:
 
 def conclude(settings: SkipSettings, found: list[Found], seeds: range) -> Outcome:
     """Numbers, checks, table and figures."""
-    at = coordinates(settings.radius, settings.points)
-    step, half, deepest = at[1] - at[0], settings.points // 2, settings.depths[-1]
-    share = {id(one): non_convex_share(one.plane, step) for one in found}
-
-    def of(depth: int, skip: bool) -> list[Found]:
-        return [one for one in found if (one.depth, one.skip) == (depth, skip)]
-
-    def shares(skip: bool) -> Floats:
-        return np.array([share[id(one)] for one in of(deepest, skip)])
-
-    def test_error(skip: bool) -> float:
-        return float(np.mean([one.test[1] for one in of(deepest, skip)]))
-
-    off = max(abs(one.plane[half, half] - one.centre) / max(1.0, one.centre) for one in found)
-    smooth, chaotic = shares(True), shares(False)
-    source = "Li et al. 2018, figures 5 and 7, as CIFAR's networks are there"
-    checks = [
-        Check("loss at the centre less the network's own, largest, of the larger of it and 1", off, 0, 1e-6,
-              "the suite's own count of a loss"),
-        Check(f"{deepest} layers with shortcuts: share of the plane that is bent down", float(smooth.mean()), None,
-              settings.smooth, source, spread=spread(smooth)),
-        Check(f"{deepest} layers without: share of the plane that is bent down", float(chaotic.mean()),
-              settings.chaotic, None, source, spread=spread(chaotic)),
-        Check(f"{deepest} layers: test error without shortcuts / with", test_error(False) / test_error(True),
-              settings.worse, None, "He et al. 2015: what is deep and plain does not learn; its size is of this data"),
-    ]  # fmt: skip
     numbers: dict[str, Any] = {
         "dataset": "digits",
         "channels": CHANNELS,
@@ -215,18 +203,47 @@ def conclude(settings: SkipSettings, found: list[Found], seeds: range) -> Outcom
         "largest cosine of two directions": max(abs(one.angle) for one in found),
     }
     for depth, skip in itertools.product(settings.depths, (True, False)):
-        numbers[f"{depth} layers, {NAMES[skip]}"] = summary(of(depth, skip), share, step)
-    table: dict[str, list[Any]] = {
-        name: [] for name in ("layers", "shortcuts", "seed", "first direction", "second direction", "loss on the plane")
-    }
-    for one in found:
-        for (row, b), (column, a) in itertools.product(enumerate(at), enumerate(at)):
-            values = (one.depth, one.skip, one.seed, a, b, one.plane[row, column])
-            for column_name, value in zip(table, values, strict=True):
-                table[column_name].append(value)
-    pair = [one for one in found if one.depth == deepest and one.seed == seeds[0]]
-    figures = {"planes": draw_pair(settings, pair, share), "depths": draw_depths(settings, found, share)}
-    return Outcome(numbers, checks, table, figures, seeds)
+        numbers[f"{depth} layers, {NAMES[skip]}"] = summary(of(found, depth, skip))
+    pair = [one for one in found if one.depth == settings.depths[-1] and one.seed == seeds[0]]
+    figures = {"planes": draw_pair(settings, pair), "depths": draw_depths(settings, found)}
+    return Outcome(numbers, checks_of(settings, found), table_of(found), figures, seeds)
+
+
+def of(found: list[Found], depth: int, skip: bool) -> list[Found]:
+    """Those of one kind, a network for each seed."""
+    return [one for one in found if (one.depth, one.skip) == (depth, skip)]
+
+
+def checks_of(settings: SkipSettings, found: list[Found]) -> list[Check]:
+    """That planes go through their networks, and what the deepest show."""
+    deepest = settings.depths[-1]
+    with_, without = of(found, deepest, True), of(found, deepest, False)
+    smooth, chaotic = (np.array([one.share() for one in kind]) for kind in (with_, without))
+    worse = np.mean([one.test[1] for one in without]) / np.mean([one.test[1] for one in with_])
+    off = max(abs(one.middle - one.centre) / max(1.0, one.centre) for one in found)
+    source = "Li et al. 2018, figures 5 and 7: a bowl, and chaos"
+    return [
+        Check("loss at the centre less the network's own, largest, of the larger of it and 1", off, 0, 1e-6,
+              "the suite's own count of a loss"),
+        Check(f"{deepest} layers with shortcuts: share of the plane that is bent down", float(smooth.mean()), None,
+              settings.smooth, source, spread=spread(smooth)),
+        Check(f"{deepest} layers without: share of the plane that is bent down", float(chaotic.mean()),
+              settings.chaotic, None, source, spread=spread(chaotic)),
+        Check(f"{deepest} layers: test error without shortcuts / with", float(worse), settings.worse, None,
+              "He et al. 2015, figure 6: deep plain networks are hard to train; how hard is of this data"),
+    ]  # fmt: skip
+
+
+def table_of(found: list[Found]) -> dict[str, Sequence[Any]]:
+    """A row for each point of each plane."""
+    rows = [
+        (one.depth, one.skip, one.seed, a, b, one.plane[row, column])
+        for one in found
+        for row, b in enumerate(one.at)
+        for column, a in enumerate(one.at)
+    ]
+    names = ("layers", "shortcuts", "seed", "first direction", "second direction", "loss")
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 def spread(values: Floats) -> float | None:
@@ -234,23 +251,19 @@ def spread(values: Floats) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def summary(found: list[Found], share: dict[int, float], step: float) -> dict[str, Any]:
+def summary(found: list[Found]) -> dict[str, Any]:
     """Numbers of networks that differ in their seed alone: means over seeds, and each seed's where it tells more."""
-    planes = [one.plane for one in found]
-    half = len(planes[0]) // 2
     return {
         "test error, %": 100 * float(np.mean([one.test[1] for one in found])),
         "test error of each, %": [100 * one.test[1] for one in found],
         "training loss of each": [one.train[0] for one in found],
-        "share bent down, of each": [share[id(one)] for one in found],
-        "mean share for other ratios": {
-            str(r): float(np.mean([non_convex_share(p, step, r) for p in planes])) for r in RATIOS
-        },
-        "largest loss on the plane, of each": [finite_or_none(plane.max()) for plane in planes],
+        "share bent down, of each": [one.share() for one in found],
+        "mean share for other ratios": {str(r): float(np.mean([one.share(r) for one in found])) for r in RATIOS},
+        "largest loss on the plane, of each": [finite_or_none(one.plane.max()) for one in found],
         "lowest loss on the plane less the centre's, of each": [
-            finite_or_none(np.nanmin(plane) - plane[half, half]) for plane in planes
+            finite_or_none(np.nanmin(one.plane) - one.middle) for one in found
         ],
-        "losses on the planes that are not finite": sum(not_finite(plane) for plane in planes),
+        "losses on the planes that are not finite": sum(not_finite(one.plane) for one in found),
     }
 
 
@@ -259,40 +272,42 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def draw_pair(settings: SkipSettings, pair: list[Found], share: dict[int, float]) -> Figure:
+def draw_pair(settings: SkipSettings, pair: list[Found]) -> Figure:
     """The planes of the deepest networks, which Li et al. show as surfaces."""
-    figure, axes = panels(1, 2, 8.2, 4.0)
-    at = coordinates(settings.radius, settings.points)
+    figure, axes = panels(1, 2, 8.4, 4.5)
     norm = scale([one.plane for one in pair])
     for ax, one in zip(axes, pair, strict=True):
-        shown = draw_plane(ax, at, one.plane, norm)
-        ax.set_title(title_of(one, share[id(one)]))
-        ax.set(xlabel="first direction, lengths of a filter", ylabel="second direction")
+        shown = draw_plane(ax, one.at, one.plane, norm)
+        ax.set_title(title_of(one))
+        ax.set_xlabel("first direction, lengths of a filter")
+    axes[0].set_ylabel("second direction")
     colour_bar(figure, shown, axes, f"loss on {settings.images} training digits")
     return figure
 
 
-def title_of(one: Found, share: float) -> str:
+def title_of(one: Found) -> str:
     """What the network is, whether it is at a minimum, and how much of the plane is bent down."""
     loss = one.train[0]
     place = f"training loss {loss:.2g}" + ("" if loss <= FITTED else ": at no minimum")
     return (
         f"{one.depth} layers, {NAMES[one.skip]}\n{place}, test error {100 * one.test[1]:.1f} %\n"
-        f"{100 * share:.0f} % of the points bent down{said_of_holes(one.plane)}"
+        f"{100 * one.share():.0f} % of the points bent down (dots){said_of_holes(one.plane)}"
     )
 
 
-def draw_depths(settings: SkipSettings, found: list[Found], share: dict[int, float]) -> Figure:
+def draw_depths(settings: SkipSettings, found: list[Found]) -> Figure:
     """Test error and share that is bent down, over depth."""
-    figure, (left, right) = panels(1, 2, 7.6, 3.2)
+    figure, axes = panels(1, 2, 7.6, 3.2)
     for series, skip in enumerate((True, False)):
-        for ax, value in ((left, lambda one: 100 * one.test[1]), (right, lambda one: 100 * share[id(one)])):
-            rows = [[value(one) for one in found if (one.depth, one.skip) == (d, skip)] for d in settings.depths]
-            means, spreads = [float(np.mean(row)) for row in rows], [spread(np.array(row)) or 0.0 for row in rows]
+        kinds = [of(found, depth, skip) for depth in settings.depths]
+        errors = [np.array([100 * one.test[1] for one in kind]) for kind in kinds]
+        shares = [np.array([100 * one.share() for one in kind]) for kind in kinds]
+        for ax, values in zip(axes, (errors, shares), strict=True):
+            means, spreads = [value.mean() for value in values], [spread(value) or 0.0 for value in values]
             points(ax, settings.depths, means, NAMES[skip], series, spreads if any(spreads) else None, line=True)
-    for ax, label in ((left, "test error, %"), (right, "points of the plane that are bent down, %")):
+    for ax, label in zip(axes, ("test error, %", "share of the plane that is bent down, %"), strict=True):
         ax.set(xlabel="layers", ylabel=label, ylim=(0, None), xticks=settings.depths)
-    left.legend()
+    axes[0].legend(loc="upper left")
     if settings.networks > 1:
         figure.suptitle(f"digits, mean ± standard deviation over {settings.networks} seeds", fontsize=9)
     return figure

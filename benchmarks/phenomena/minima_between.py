@@ -193,10 +193,11 @@ def picture(settings: BetweenSettings, lines: dict[str, Floats], shared: dict[in
     for ax in (left, middle):
         for end in (0, 1):
             ax.axvline(end, color=GREY, linewidth=0.9, linestyle=":")
-        ax.set_ylim(0, None)
+    left.set_ylim(0, None)
+    middle.set_ylim(0, 1.45 * max(float(lines[name][0].max()) for name in chosen))
     points(right, list(shared), [float(one.mean()) for one in shared.values()], "one start, other orders", 1, line=True)
-    right.fill_between(list(shared), *([f(one) for one in shared.values()] for f in (np.min, np.max)), alpha=0.2,
-                       color=OKABE_ITO[1], linewidth=0)  # fmt: skip
+    lowest, highest = ([float(f(one)) for one in shared.values()] for f in (np.min, np.max))
+    right.fill_between(list(shared), lowest, highest, alpha=0.2, color=OKABE_ITO[1], linewidth=0)
     right.axhline(high.mean(), color=OKABE_ITO[0], label="two starts")
     right.set(xlabel="first epochs in common", title="barrier of the training loss", yscale="log")
     right.legend(fontsize=7)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from benchmarks.phenomena.figures import GREY
-from benchmarks.phenomena.slices import Floats, not_finite
+from benchmarks.phenomena.slices import Floats, bent_down, not_finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,15 +27,18 @@ def scale(planes: Sequence[Floats]) -> LogNorm:
 
 
 def draw_plane(axes: Axes, at: Floats, loss: Floats, norm: LogNorm) -> Any:
-    """A map of `loss` [rows, columns] at the coordinates `at`, lines of equal loss, a cross at the network itself.
+    """A map of `loss` [rows, columns] at the coordinates `at`; gives it back, for a bar of colours.
 
-    Gives the map, for a bar of colours. Where the loss is not finite, the ground is seen: hatched.
+    With lines of equal loss, dots where it is bent down, a cross at the network itself. Where the loss is not finite,
+    the ground is seen: hatched.
     """
     axes.patch.set(facecolor="#E8E8E8", hatch="////", edgecolor=GREY)
     known = np.ma.masked_invalid(np.maximum(loss, FLOOR))
     shown = axes.pcolormesh(at, at, known, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
     if (levels := levels_within(known)).size:
         axes.contour(at, at, known, levels=levels, colors="white", linewidths=0.6)
+    rows, columns = bent_down(loss, at[1] - at[0]).nonzero()
+    axes.plot(at[columns + 1], at[rows + 1], ".", color="black", markersize=3)
     axes.plot(0, 0, "+", color="#D55E00", markersize=9, markeredgewidth=1.6)
     axes.grid(False)
     axes.set(aspect="equal", xticks=[at[0], 0, at[-1]], yticks=[at[0], 0, at[-1]])

@@ -237,9 +237,15 @@ def non_convex_share(loss: Floats, step: float, ratio: float = BENT) -> float:
     Bent down is where the smaller curvature is negative, and more than `ratio` of the larger one's size. Li et al.
     2018, figure 7, draw |smaller / larger|, of the whole Hessian.
     """
-    curvature = curvatures(loss, step)
-    smaller, larger = curvature[np.isfinite(curvature).all(-1)].T
-    return float((smaller < -ratio * np.abs(larger)).mean()) if smaller.size else float("nan")
+    known = np.isfinite(curvatures(loss, step)).all(-1)
+    return float(bent_down(loss, step, ratio)[known].mean()) if known.any() else float("nan")
+
+
+def bent_down(loss: Floats, step: float, ratio: float = BENT) -> NDArray[np.bool_]:
+    """Which points inside a plane are, see `non_convex_share`. loss [n, m] -> [n - 2, m - 2]"""
+    smaller, larger = np.moveaxis(curvatures(loss, step), -1, 0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(smaller < -ratio * np.abs(larger))
 
 
 def not_finite(loss: Floats) -> int:
