@@ -278,7 +278,7 @@ def test_holes_are_drawn_hatched() -> None:
     shown = draw_plane(left, at, loss, norm)
     assert shown.get_array().mask.sum() == 1
     assert left.patch.get_hatch()
-    assert said_of_holes(loss) == ", 1 point not finite (hatched)"
+    assert said_of_holes(loss) == "\n1 point not finite (hatched)"
     assert said_of_holes(a) == ""
     draw_line(right, at, np.array([1, 2, np.inf, 2, 1]), color="black")
     assert len(right.patches) == 1
@@ -312,7 +312,7 @@ def test_what_is_said_of_a_network() -> None:
     assert bad.middle == 1.5
     assert landscape_skips.title_of(bad) == (
         "56 layers, without shortcuts\ntraining loss 1.6: at no minimum, test error 61.7 %\n"
-        "42 % of the points bent down (dots), 1 point not finite (hatched)"
+        "42 % of the points bent down (dots)\n1 point not finite (hatched)"
     )
     good = landscape_skips.Found(56, True, 0, at, a**2 + b**2, 0.0, (0.001, 0.0), (0.1, 0.025), 0.0)
     assert landscape_skips.title_of(good) == (

@@ -57,9 +57,9 @@ def levels_within(loss: np.ma.MaskedArray) -> Floats:
 
 
 def said_of_holes(loss: Floats) -> str:
-    """`, 3 points not finite (hatched)`; nothing where there are none."""
+    """`3 points not finite (hatched)`, a line of its own; nothing where there are none."""
     holes = not_finite(loss)
-    return f", {holes} point{'s' if holes != 1 else ''} not finite (hatched)" if holes else ""
+    return f"\n{holes} point{'s' if holes != 1 else ''} not finite (hatched)" if holes else ""
 
 
 def draw_line(axes: Axes, at: Floats, loss: Floats, **options: Any) -> None:
