@@ -243,22 +243,20 @@ def conclude(run: FinishedRun, settings: RunSettings, found: Sliced) -> Outcome:
         "losses on the plane that are not finite": not_finite(found.plane),
         "share of the plane that is bent down": non_convex_share(found.plane, at[1] - at[0]),
     }
-    numbers |= {f"line, {name}": of_line(line) for name, line in found.lines.items()}
+    numbers |= {f"line, {name}": of_line(line, name == "other") for name, line in found.lines.items()}
     if found.remark:
         numbers["line, start"] = found.remark
     figures = {"slices": picture(run, settings, found)}
     return Outcome(numbers, checks_of(found), table(settings, found), figures)
 
 
-def of_line(line: Floats) -> dict[str, Any]:
-    """What a line between two networks shows from one to the other. line [ALONG, 2, 2]"""
+def of_line(line: Floats, minima: bool) -> dict[str, Any]:
+    """What a line between two networks shows from one to the other; `minima`: both are. line [ALONG, 2, 2]"""
     train, test = line[: PARTS + 1, 0, 0], line[: PARTS + 1, 1, 0]
-    return {
-        "largest rise of the training loss": rise(train),
-        "barrier of the training loss": barrier(train),
-        "barrier of the test loss": barrier(test),
-        "losses that are not finite": not_finite(line[..., 0]),
-    }
+    found: dict[str, Any] = {"losses that are not finite": not_finite(line[..., 0])}
+    if not minima:
+        return found | {"largest rise of the training loss": rise(train)}
+    return found | {"barrier of the training loss": barrier(train), "barrier of the test loss": barrier(test)}
 
 
 def checks_of(found: Sliced) -> list[Check]:
@@ -268,13 +266,13 @@ def checks_of(found: Sliced) -> list[Check]:
               "the suite's own count of a loss")
         for name, fault in found.faults.items()
     ]  # fmt: skip
-    for name, measured, high, source in (
-        ("start", "largest rise of the training loss", 0.01, "Goodfellow et al. 2015, figure 1: it only falls"),
-        ("other", "barrier of the training loss", None, "Goodfellow et al. 2015, section 4: there is one"),
-    ):
-        if name in found.lines:
-            value, low = of_line(found.lines[name])[measured], None if name == "start" else 0.1
-            checks.append(Check(f"line, {name}: {measured}", value, low, high, source, False))
+    for name, line in found.lines.items():
+        if name == "start":
+            checks.append(Check("line, start: largest rise of the training loss", rise(line[: PARTS + 1, 0, 0]), None,
+                                0.01, "Goodfellow et al. 2015, figure 1: it only falls", False))  # fmt: skip
+        else:
+            checks.append(Check("line, other: barrier of the training loss", barrier(line[: PARTS + 1, 0, 0]), 0.1,
+                                None, "Goodfellow et al. 2015, section 4: there is one", False))  # fmt: skip
     return checks
 
 
@@ -303,11 +301,12 @@ def table(settings: RunSettings, found: Sliced) -> dict[str, Sequence[Any]]:
 def picture(run: FinishedRun, settings: RunSettings, found: Sliced) -> Figure:
     """The plane, the line in its first direction, and the lines between networks."""
     count = 2 + len(found.lines)
-    figure, axes = panels(1, count, 3.3 * count, 3.5)
+    rows, columns = (2, 2) if count == 4 else (1, count)
+    figure, axes = panels(rows, columns, 3.8 * columns, 3.3 * rows)
     at = coordinates(settings.radius, settings.points)
     shown = draw_plane(axes[0], at, found.plane, scale([found.plane]))
     axes[0].set(xlabel="first direction", ylabel="second direction, lengths of a filter")
-    axes[0].set_title(f"{settings.images} training images{said_of_holes(found.plane)}")
+    axes[0].set_title(f"{settings.images} training images; bent down at dots{said_of_holes(found.plane)}")
     colour_bar(figure, shown, axes[0], "training loss")
     draw_both(axes[1], finer(at), found.line)
     axes[1].set(xlabel="first direction, lengths of a filter", title="through the network")
