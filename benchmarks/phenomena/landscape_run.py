@@ -78,7 +78,7 @@ class RunSettings:
 
 PRESETS = {
     "smoke": RunSettings(100, 100, 5),
-    "cpu": RunSettings(500, 500, 15),
+    "cpu": RunSettings(500, 300, 15),
     "full": RunSettings(5000, 5000, 51, batch=1000),
 }
 
