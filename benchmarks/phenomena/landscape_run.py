@@ -272,7 +272,7 @@ def checks_of(found: Sliced) -> list[Check]:
                                 0.01, "Goodfellow et al. 2015, figure 1: it only falls", False))  # fmt: skip
         else:
             checks.append(Check("line, other: barrier of the training loss", barrier(line[: PARTS + 1, 0, 0]), 0.1,
-                                None, "Goodfellow et al. 2015, section 4: there is one", False))  # fmt: skip
+                                None, "Goodfellow et al. 2015 (from memory): there is one", False))  # fmt: skip
     return checks
 
 

@@ -148,7 +148,7 @@ def conclude(settings: BetweenSettings, lines: dict[str, Floats]) -> Outcome:
         Check("start to solution: largest rise of the training loss", float(rises.max()), None, 0.01,
               "Goodfellow et al. 2015, figure 1: it only falls"),
         Check("solutions of two starts: barrier of the training loss, least of all pairs", float(high.min()),
-              settings.high, None, "Goodfellow et al. 2015, section 4: they are not the same minimum"),
+              settings.high, None, "Goodfellow et al. 2015 (from memory): a line between them rises"),
         Check("one start, other orders of images: mean barrier / that of two starts",
               float(shared[0].mean() / high.mean()), 0, 0.1, frankle + ": small networks are stable from the start"),
         Check(f"mean barrier, {last} epochs shared / none", float(shared[last].mean() / shared[0].mean()), 0, 0.5,

@@ -141,7 +141,7 @@ def slice_plane(centre: Point, first: Point, second: Point, at: Sequence[float] 
 def between(start: Point, end: Point, at: Iterable[float]) -> Iterator[Point]:
     """(1 - t) start + t end for each t; `start` and `end` themselves, to the last bit, at 0 and 1.
 
-    Goodfellow, Vinyals, Saxe 2015, "Qualitatively characterizing neural network optimization problems", section 3.
+    Goodfellow, Vinyals, Saxe 2015, "Qualitatively characterizing neural network optimization problems", ICLR.
     """
     return ({name: torch.lerp(w, end[name], float(t)) for name, w in start.items()} for t in at)
 
@@ -262,7 +262,7 @@ def rise(loss: Floats) -> float:
 
 
 def barrier(loss: Floats) -> float:
-    """How far a way goes above the mean of its two ends, 0 if it is flat (Frankle et al. 2020, section 2).
+    """How far a way goes above the mean of its two ends, 0 if it is flat (Frankle et al. 2020).
 
     Frankle, Dziugaite, Roy, Carbin 2020, "Linear mode connectivity and the lottery ticket hypothesis", ICML.
     """
