@@ -1,6 +1,6 @@
 """Bounds with true and with random labels: all are far above 1, and all know the two apart.
 
-Zhang et al. 2017 asked what could tell a network that learnt from one that memorised, where both make no training error.
+Zhang et al. 2017 asked what could tell a network that learnt from one that memorised, if neither errs in training.
 Bartlett, Foster, Telgarsky 2017 (figure 1, section 2): margins, over the spectral complexity. Networks have no biases,
 labels are drawn once; all are trained to the same loss. Bounds are of errors on labels that are corrupted as those of
 the training set are; that test error, of new images with such labels, is what they are compared with.
@@ -197,7 +197,7 @@ def picture(settings: LabelSettings, found: dict[str, Floats], shown: list[Tenso
         )  # fmt: skip
     axes[0].axhline(QUANTILE, color=GREY, linewidth=0.9, linestyle=":")
     axes[0].set(xscale="log", xlabel="margin / (R_A |X| / n)", ylabel="share of training images below")
-    axes[0].set_title(f"normalised margins, {settings.dataset}, n = {settings.samples}, seed 0 of the networks")
+    axes[0].set_title(f"normalised margins, {settings.dataset}, n = {settings.samples}, the first network")
     bounds = [name for name in names if name in (*BOUNDS, NOISE)]
     measures = [name for name in names if name not in bounds] + ["distance from the start"]
     for place, name in enumerate(bounds):

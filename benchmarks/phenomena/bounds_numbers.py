@@ -48,13 +48,13 @@ class Capacity:
     Args:
         values: by the names of `NUMBERS`; a bound whose theorem is not about such networks is not there.
         layers: norms of its layers.
-        travelled: what they did to images.
-        complexity: R_A.
+        travelled: what they did to images; None where they are no chain.
+        complexity: R_A; NaN where they are no chain.
     """
 
     values: dict[str, float]
     layers: list[LayerNorms]
-    travelled: Travelled
+    travelled: Travelled | None
     complexity: float
 
     @property

@@ -52,7 +52,7 @@ def read(dataset: str) -> Images:
 
 
 def network_of(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of these sizes without biases, ReLU between them; weights as PyTorch draws them, U(+-1/sqrt(in))."""
+    """Linear layers of these sizes without biases, ReLU between them; weights as PyTorch's, U(+-1/sqrt(in))."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)

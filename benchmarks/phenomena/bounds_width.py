@@ -88,9 +88,7 @@ def exponent(widths: tuple[int, ...], values: Floats) -> float:
     return float(np.polyfit(np.log(widths), np.log(values.mean(1)), 1)[0])
 
 
-def conclude(
-    settings: WidthSettings, found: dict[str, Floats], names: list[str], seeds: list[int]
-) -> Outcome:
+def conclude(settings: WidthSettings, found: dict[str, Floats], names: list[str], seeds: list[int]) -> Outcome:
     """Checks, table and figure. found: of every number [widths, networks]"""
     widths = settings.widths
     gap = found["gap"]

@@ -115,30 +115,29 @@ def bartlett_2017(layers: Sequence[LayerNorms], sample: Sample) -> float:
         + sqrt(9/(2n)) sqrt(ln(1/delta) + ln(2n/gamma) + 2 ln(2 + |X|) + 2 sum_i ln((2 + L b_i)(2 + L s_i)))
 
     with b_i = |(A_i - M_i)^T|_{2,1}, rho_i the Lipschitz constant of phi_i and W the largest side of a matrix. From
-    memory; the constants are those that Neyshabur et al. 2019 compute with (github.com/bneyshabur/over-parametrization).
-    Any maps phi that keep 0 at 0.
+    memory; the constants are those of Neyshabur et al. 2019's code (github.com/bneyshabur/over-parametrization), which
+    leaves out the 1/L. Any maps phi that keep 0 at 0.
     """
     n, depth, length = sample.images, len(layers), math.sqrt(sample.squares)
     widest = max(max(layer.inputs, layer.outputs) for layer in layers)
     b = [1 / depth + layer.rows_from_start for layer in layers]
     s = [1 / depth + layer.spectral for layer in layers]
-    sizes = product([*s, *(layer.lipschitz for layer in layers)]) * sum(
-        (one / norm) ** (2 / 3) for one, norm in zip(b, s, strict=True)
-    ) ** 1.5
-    leading = 144 * math.log(n) * math.log(2 * widest) / (sample.margin * n) * (1 + length) * sizes
-    choices = sum(
-        math.log((2 + depth * layer.rows_from_start) * (2 + depth * layer.spectral)) for layer in layers
+    sizes = (
+        product([*s, *(layer.lipschitz for layer in layers)])
+        * sum((one / norm) ** (2 / 3) for one, norm in zip(b, s, strict=True)) ** 1.5
     )
+    leading = 144 * math.log(n) * math.log(2 * widest) / (sample.margin * n) * (1 + length) * sizes
+    choices = sum(math.log((2 + depth * layer.rows_from_start) * (2 + depth * layer.spectral)) for layer in layers)
     rest = max(0.0, -math.log(sample.delta) + math.log(2 * n / sample.margin) + 2 * math.log(2 + length) + 2 * choices)
     return 8 / n + leading + math.sqrt(9 / (2 * n) * rest)
 
 
 def neyshabur_2018(layers: Sequence[LayerNorms], sample: Sample) -> float | None:
-    """Neyshabur, Bhojanapalli, Srebro 2018, "A PAC-Bayesian approach to spectrally-normalized margin bounds", Theorem 1.
+    """Neyshabur, Bhojanapalli, Srebro 2018, "A PAC-Bayesian approach to spectrally-normalized margin bounds".
 
-    Its proof with our numbers: with beta = (prod s_i)^{1/L} on the grid, weights balanced to spectral norm beta each and
-    disturbed by N(0, sigma^2), sigma = gamma / (4 e sqrt(2) L B rho beta^{L-1} sqrt(h ln(4 L h))), logits move by at
-    most gamma/4 with probability 1/2 (Lemma 2), and Lemma 1 gives
+    The proof of Theorem 1 with our numbers: beta = (prod s_i)^{1/L} is on the grid, weights are balanced to a spectral
+    norm of beta each and disturbed by N(0, sigma^2), sigma = gamma / (4 e sqrt(2) L B rho beta^{L-1} sqrt(h ln(4Lh))).
+    Then logits move by at most gamma/4 with probability 1/2 (Lemma 2), and Lemma 1 gives
 
         4 sqrt((KL + ln(6 n / delta)) / (n - 1)),
         KL = 16 e^2 L^2 B^2 rho^2 beta^{2L} h ln(4 L h) / gamma^2  sum_i |A_i|_F^2 / s_i^2.
@@ -174,12 +173,12 @@ def neyshabur_2015(layers: Sequence[LayerNorms], sample: Sample) -> float | None
 
 
 def bartlett_mendelson_2002(layers: Sequence[LayerNorms], sample: Sample) -> float | None:
-    """Bartlett, Mendelson 2002, "Rademacher and Gaussian complexities", for rows of bounded l1 norm (Theorem 18).
+    """Bartlett, Mendelson 2002, "Rademacher and Gaussian complexities", for bounded l1 norms.
 
-        4/gamma C 2^{L-1} prod_i rho_i max_rows |A_i|_1 sqrt(2 ln(2 D) sum_k |x_k|_inf^2) / n + 3 sqrt(ln(2/delta) / 2n)
+        4/gamma C 2^{L-1} prod_i rho_i |A_i|_{1,inf} sqrt(2 ln(2D) sum_k |x_k|_inf^2) / n + 3 sqrt(ln(2/delta) / 2n)
 
-    of (*), with Massart's lemma for the D inputs. Any maps of each unit by itself (ReLU, tanh), and averages, whose rows
-    have l1 norm 1; None where maxima are taken.
+    of (*), with Massart's lemma for the D inputs. Any maps of each unit by itself (ReLU, tanh), and averages, whose
+    rows have l1 norm 1; None where maxima are taken.
     """
     if not only(layers, {"relu", "tanh", "average"}):
         return None

@@ -36,8 +36,8 @@ def margin_at(found: Tensor, share: float) -> float:
     if not value > 0:
         wrong = float((found <= 0).double().mean())
         raise AnalysisError(
-            f"the margin of rank {place} of {len(found)} training images (={value:.3g}) must be above 0, and a share of "
-            f"{wrong:.3g} of them is classified wrong: train longer, or take a --quantile above {wrong:.3g}."
+            f"the margin of rank {place} of {len(found)} training images (={value:.3g}) must be above 0, and a share "
+            f"of {wrong:.3g} of them is classified wrong: train longer, or take a --quantile above {wrong:.3g}."
         )
     return value
 

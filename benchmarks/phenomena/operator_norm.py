@@ -1,4 +1,4 @@
-"""The largest singular value of a linear map that is known only by what it does, such as a convolution of a given image.
+"""The largest singular value of a linear map that is known only by what it does, such as a convolution.
 
 A convolution is the matrix that takes all input pixels to all output pixels; its kernel, reshaped to a matrix, has
 another norm (Sedghi, Gupta, Long 2019, "The singular values of convolutional layers"). Their Fourier transform is exact

@@ -1,12 +1,12 @@
 """A network as a chain of matrices with fixed maps between them: what bounds of its capacity are stated for.
 
-Batch norms of the network as it evaluates are folded into the layer before them: its weights times scale / sqrt(variance
-+ eps), per output channel. Convolutions, tables of connections and sub-sampling are matrices whose every entry is a
+Batch norms of the network as it evaluates are folded into the layer before them: its weights times scale over the root
+of variance + eps, per output channel. Convolutions, tables of connections and sub-sampling are matrices whose every entry is a
 weight or 0, so that sums over a row are what the layer gives with its weights squared (or their absolute values) for an
 image of ones; padding, stride and groups are in it. Biases are one column more, see `capacity`.
 
-Which module follows which is seen in one image's pass: by the storage of tensors, and by their version, which tells that
-nothing was added in place. Letters: B images.
+Which module follows which is seen in one image's pass: by the storage of tensors, and by their version, which tells
+that nothing was added in place. Letters: B images.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def check_covered(network: nn.Module, found: list[Call]) -> None:
     missing = [name for name, p in network.named_parameters() if id(p) not in held]
     if missing:
         raise AnalysisError(
-            f"{missing[0]} ({len(missing)} such) belongs to no module that the pass of an image came through, so that no "
-            "norm would see it: give a network whose weights are all in its layers."
+            f"{missing[0]} ({len(missing)} such) belongs to no module that an image came through, so that no norm "
+            "would see it: give a network whose weights are all in its layers."
         )
 
 
@@ -198,8 +198,8 @@ def check_chain(found: list[Call], whole: bool) -> None:
     for place, call in enumerate(found):
         if place and call.source != place - 1:
             raise NoChain(
-                f"between {found[place - 1].name} and {call.name} the network computes with what is no module of its own "
-                "(a shortcut, a mean): a bound is of layers that follow one another, give a network with skip: false."
+                f"between {found[place - 1].name} and {call.name} the network computes with what is no module (a "
+                "shortcut, a mean): a bound is of layers that follow one another, give a network with skip: false."
             )
     if not whole:
         raise NoChain(
@@ -394,7 +394,8 @@ def slope(one: Fixed) -> float:
     """
     module = one.module
     if isinstance(module, nn.MaxPool2d):
-        return math.sqrt(math.prod(-(-k // s) for k, s in zip(pair(module.kernel_size), pair(module.stride), strict=True)))
+        sizes, strides = pair(module.kernel_size), pair(module.stride)
+        return math.sqrt(math.prod(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)))
     if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
         shape = one.given[-2:]
         return operator_norm(lambda v: module(v.reshape(1, 1, *shape)), math.prod(shape))
