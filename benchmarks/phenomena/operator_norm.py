@@ -18,7 +18,7 @@ STEPS = 20  # vectors that are held at once
 
 
 def operator_norm(
-    apply: Map, size: int, device: torch.device | str = "cpu", tolerance: float = 1e-9, restarts: int = 50
+    apply: Map, size: int, device: torch.device | str = "cpu", tolerance: float = 1e-6, restarts: int = 50
 ) -> float:
     """sup |A v| / |v| over vectors v of `size` numbers. `apply`: [size] -> a tensor of any shape, in double precision
 

@@ -1,9 +1,9 @@
 """A network as a chain of matrices with fixed maps between them: what bounds of its capacity are stated for.
 
 Batch norms of the network as it evaluates are folded into the layer before them: its weights times scale over the root
-of variance + eps, per output channel. Convolutions, tables of connections and sub-sampling are matrices whose every entry is a
-weight or 0, so that sums over a row are what the layer gives with its weights squared (or their absolute values) for an
-image of ones; padding, stride and groups are in it. Biases are one column more, see `capacity`.
+of variance + eps, per output channel. Convolutions, tables of connections and sub-sampling are matrices whose every
+entry is a weight or 0, so that sums over a row are what the layer gives with its weights squared (or their absolute
+values) for an image of ones; padding, stride and groups are in it. Biases are one column more, see `capacity`.
 
 Which module follows which is seen in one image's pass: by the storage of tensors, and by their version, which tells
 that nothing was added in place. Letters: B images.
