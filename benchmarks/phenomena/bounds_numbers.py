@@ -28,6 +28,7 @@ class Kind:
 
 NUMBERS = {
     "Bartlett 2017": Kind("bound", "Lemma A.8: 144 ln(n) ln(2W), W the largest side of a matrix; delta = 0.01"),
+    "Bartlett 2017, from 0": Kind("bound", "the same with M = 0 in place of the initial weights"),
     "Neyshabur 2018": Kind("bound", "Theorem 1: 4 sqrt(KL / n), KL with 16 e^2 L^2 h ln(4Lh); delta = 0.01"),
     "Neyshabur 2015": Kind("bound", "2^(L+1) sqrt(C), Frobenius norms; delta = 0.01"),
     "Bartlett-Mendelson 2002": Kind("bound", "2^(L+1) C sqrt(2 ln(2D)), largest l1 norm of a row; delta = 0.01"),
@@ -71,6 +72,7 @@ def capacity_of(stages: list[Stage], sample: Sample, batches: Sequence[Tensor], 
     initial = travelled.initial_squares * sample.images
     found = {
         "Bartlett 2017": capacity.bartlett_2017(layers, sample),
+        "Bartlett 2017, from 0": capacity.bartlett_2017(capacity.from_zero(layers), sample),
         "Neyshabur 2018": capacity.neyshabur_2018(layers, sample),
         "Neyshabur 2015": capacity.neyshabur_2015(layers, sample),
         "Bartlett-Mendelson 2002": capacity.bartlett_mendelson_2002(layers, sample),

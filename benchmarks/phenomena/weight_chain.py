@@ -235,10 +235,11 @@ def loose_layers(network: nn.Module, initial: nn.Module, image: Tensor) -> list[
     """The layers of a network that is no chain, each by itself, without the maps behind them. image [1, C, H, W]
 
     Raises:
-        AnalysisError: there is a module that is not known, weights outside of modules, or a batch norm behind no layer.
+        AnalysisError: there is a module with weights that is not known, weights outside of modules, or a batch norm
+            behind no layer.
     """
     found, _ = calls(network, image)
-    check_known(found)
+    check_known([call for call in found if any(True for _ in call.module.parameters())])
     check_covered(network, found)
     return stages_of(found, initial, with_maps=False)
 
@@ -360,6 +361,7 @@ def norms_of_one(stage: Stage, column: bool, row: bool) -> LayerNorms:
         spectral=operator_norm(matrix_of(stage, column, row), math.prod(stage.given) + column, stage.device),
         frobenius=math.sqrt(float(squares.sum()) + row),
         largest_row=max(float(sizes.max()), float(row)),
+        rows=float(squares.sqrt().sum()) + row,
         rows_from_start=float(moved.sqrt().sum()),
         from_start=math.sqrt(float(moved.sum())),
         lipschitz=max(steepest, 1.0) if row else steepest,  # the 1 that is carried on keeps its size
