@@ -554,7 +554,7 @@ def fitted(tmp_path: Path, name: str, epochs: int, *options: str) -> Path:
     [
         ("mlp", (), {*ALWAYS, "Neyshabur 2018", "Neyshabur 2015", "Bartlett-Mendelson 2002", "Neyshabur 2019"}),
         ("lenet5", (), {*ALWAYS, "Neyshabur 2018"}),
-        ("resnet", ("--model.init_args.skip", "false"), {*ALWAYS, "Neyshabur 2018"}),
+        ("resnet", ("--model.init_args.skip", "false"), {*ALWAYS, "Neyshabur 2018", "Bartlett-Mendelson 2002"}),
         ("resnet", (), set()),
     ],
     ids=["mlp", "lenet5", "plain", "resnet"],
@@ -562,7 +562,7 @@ def fitted(tmp_path: Path, name: str, epochs: int, *options: str) -> Path:
 def test_a_run_which_comes_back_as_it_was(
     name: str, options: tuple[str, ...], wanted: set[str], bench: Bench, tmp_path: Path
 ) -> None:
-    folder = fitted(tmp_path, name, 4, *options)
+    folder = fitted(tmp_path, name, 2, *options)
     status, out, err = bench("analyze", "bounds", "--study", "run", "--run", folder, "--smoke", "--quantile", "0.4")
     assert status == 0, out + err
     assert "margins of 500 images, about " in err
@@ -586,7 +586,7 @@ def test_a_run_which_comes_back_as_it_was(
 
 def test_numbers_of_a_run_by_hand(tmp_path: Path) -> None:
     """Gamma, errors and the sample once more, from the images; norms of the matrices themselves."""
-    run = load_run(str(fitted(tmp_path, "mlp", 4)))
+    run = load_run(str(fitted(tmp_path, "mlp", 2)))
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, images=1437, test=360)
     (images, labels), (test, test_labels) = run.images("train", 1437, 0), run.images("test", 360, 0)
     with torch.no_grad():

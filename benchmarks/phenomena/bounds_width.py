@@ -2,8 +2,8 @@
 
 Neyshabur, Li, Bhojanapalli, LeCun, Srebro 2019, "The role of over-parametrization in generalization of neural
 networks", figure 1, with the bounds that they compare. Networks have no biases, as in the theorems; all are trained
-to the same loss, and gamma is the margin that 10 % of the training images do not exceed. Batch, momentum and the loss at
-which training ends are those of their code, and so are PyTorch's initial weights; its learning rate is a tenth.
+to the same loss, and gamma is the margin that 10 % of the training images do not exceed. Batch, momentum, the loss at
+which training ends and PyTorch's initial weights are those of their code; its learning rate is a tenth of ours.
 """
 
 from __future__ import annotations

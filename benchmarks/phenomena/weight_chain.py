@@ -146,6 +146,11 @@ def source_of(tensor: Tensor, found: list[Call]) -> int | None:
     return None
 
 
+def has_weights(module: nn.Module) -> bool:
+    """Whether it has parameters."""
+    return next(module.parameters(), None) is not None
+
+
 def check_known(found: list[Call]) -> None:
     """Refuse modules whose matrix or Lipschitz constant is not known here.
 
@@ -219,9 +224,10 @@ def chain(network: nn.Module, initial: nn.Module, image: Tensor) -> list[Stage]:
         NoChain: modules do not follow one another.
     """
     found, whole = calls(network, image)
-    check_known(found)
+    check_known([call for call in found if has_weights(call.module)])
     check_covered(network, found)
     check_chain(found, whole)
+    check_known(found)
     first = next((place for place, call in enumerate(found) if isinstance(call.module, WEIGHTS)), len(found))
     if early := [call for call in found[:first] if not isinstance(call.module, NOTHING)]:
         raise NoChain(
@@ -239,7 +245,7 @@ def loose_layers(network: nn.Module, initial: nn.Module, image: Tensor) -> list[
             behind no layer.
     """
     found, _ = calls(network, image)
-    check_known([call for call in found if any(True for _ in call.module.parameters())])
+    check_known([call for call in found if has_weights(call.module)])
     check_covered(network, found)
     return stages_of(found, initial, with_maps=False)
 
