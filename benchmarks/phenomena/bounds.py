@@ -1,12 +1,13 @@
-"""Bounds of the generalisation gap hold, are far above 1, and fall in the wrong direction with the width.
+"""Bounds of the generalisation gap hold, are far above 1, and most rise with the width, with which the gap falls.
 
 A bound is a theorem with all of its constants: with probability 0.99 over the training images, the error on new images
 is at most the share of training images whose margin is below gamma, plus the bound. Gamma is the margin that 10 % of
 the training images do not exceed. A measure is what a bound grows with, without its constants; the table of each result
 says which a number is. Three studies:
 
-- `width`: networks with one hidden layer of 32 to 2048 units. The gap falls; bounds that take the norm of all of the
-  weights grow with the square root of the width, those that start from the initial weights less.
+- `width`: networks with one hidden layer of 32 to 2048 units. The gap falls; bounds made of the norms of the weights
+  themselves rise with the width, those made of their distance from the initial weights rise less, and one of them
+  (Neyshabur 2019), up to its term for the number of units, falls.
 - `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised: its margins,
   divided by its spectral complexity, are smaller by a factor.
 - `run`: the network of `--run`, whatever its layers: convolutions as the matrices that they are, batch norms folded in,

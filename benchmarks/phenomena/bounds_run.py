@@ -219,7 +219,7 @@ def plan(network: nn.Module, stages: list[Stage], image: Tensor, count: int) -> 
     for stage in stages:
         apply = matrix_of(stage, False, False)
         v = torch.ones(math.prod(stage.given), dtype=torch.float64, device=stage.device)
-        norms += 3 * timed(lambda apply=apply, v=v: apply(v)) * 60  # type: ignore[misc]  # forward, backward, 60 times
+        norms += 3 * timed(lambda apply=apply, v=v: apply(v)) * 60  # forward, backward, 60 times
     return (
         f"margins of {count} images, about {passes:.0f} s, and norms of {len(stages)} layers, about {norms:.0f} s, on "
         f"{image.device}"
@@ -338,17 +338,18 @@ def picture(run: FinishedRun, found: Capacity, sample: Sample, train: Seen, test
         )
     ):
         axes[1].plot(order, values, color=OKABE_ITO[index], marker=MARKERS[index], label=name)
-    axes[1].set(yscale="log", xlabel="layer with weights", title="norms of the layers as matrices")
+    axes[1].set(yscale="log", xlabel="layer with weights, first to last", title="norms of the layers as matrices")
     axes[1].legend()
     names = sorted(found.values, key=lambda name: found.values[name])
     shown = [max(found.values[name], 1e-12) for name in names]
-    colours = [OKABE_ITO[1] if name in BOUNDS else OKABE_ITO[0] for name in names]
-    axes[2].barh(range(len(names)), shown, color=colours, height=0.6, log=True)
+    for index, (name, value) in enumerate(zip(names, shown, strict=True)):
+        series = 1 if name in BOUNDS else 0
+        axes[2].plot(value, index, color=OKABE_ITO[series], marker=MARKERS[series], markersize=7)
+    axes[2].set(xscale="log", ylim=(-0.6, len(names) - 0.4), xlabel="value")
     axes[2].set_yticks(range(len(names)), [f"{name} ({kind_of(name)})" for name in names], fontsize=7)
     if gap > 0:
         axes[2].axvline(gap, color=GREY, linewidth=1.2, linestyle="--")
-    axes[2].set_title(f"the gap (dashed) is {100 * gap:.2f} points")
-    axes[2].set_xlabel("value")
+    axes[2].set_title(f"the gap{' (dashed)' if gap > 0 else ''} is {100 * gap:.2f} points")
     return figure
 
 

@@ -289,19 +289,19 @@ def alone(module: nn.Module) -> nn.Module:
 
 def folded(layer: nn.Module, norm: nn.Module | None) -> nn.Module:
     """A copy of the layer, in double precision, that does what layer and batch norm do."""
-    other = alone(layer)
+    other: Any = alone(layer)  # modules do not tell types of their parameters
     if norm is None:
         return other
-    known = alone(norm)
-    scale = (known.running_var + known.eps).rsqrt()  # type: ignore[operator]
+    known: Any = alone(norm)
+    scale = (known.running_var + known.eps).rsqrt()
     scale = scale if known.weight is None else scale * known.weight
-    shift = (0 if known.bias is None else known.bias) - known.running_mean * scale  # type: ignore[operator]
+    shift = (0 if known.bias is None else known.bias) - known.running_mean * scale
     if isinstance(other, TableConv2d):
         other.weight.mul_(scale[other.outs][:, None, None])
     else:
-        other.weight.mul_(scale.view(-1, *[1] * (other.weight.dim() - 1)))  # type: ignore[operator,union-attr]
-    old = 0 if other.bias is None else other.bias * scale  # type: ignore[operator]
-    other.bias = nn.Parameter(old + shift, requires_grad=False)  # type: ignore[arg-type]
+        other.weight.mul_(scale.view(-1, *[1] * (other.weight.dim() - 1)))
+    old = 0 if other.bias is None else other.bias * scale
+    other.bias = nn.Parameter(old + shift, requires_grad=False)
     return other
 
 
@@ -371,7 +371,7 @@ def norms_of_one(stage: Stage, column: bool, row: bool) -> LayerNorms:
         rows_from_start=float(moved.sqrt().sum()),
         from_start=math.sqrt(float(moved.sum())),
         lipschitz=max(steepest, 1.0) if row else steepest,  # the 1 that is carried on keeps its size
-        maps=frozenset(NAMES[type(one.module)] for one in stage.maps),  # type: ignore[index]
+        maps=frozenset(NAMES[type(one.module)] for one in stage.maps),
     )
 
 
@@ -407,7 +407,7 @@ def slope(one: Fixed) -> float:
     if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
         shape = one.given[-2:]
         return operator_norm(lambda v: module(v.reshape(1, 1, *shape)), math.prod(shape))
-    return STEEPEST[type(module)]  # type: ignore[index]
+    return STEEPEST[type(module)]
 
 
 def pair(value: Any) -> tuple[int, int]:
