@@ -559,9 +559,7 @@ def fitted(tmp_path: Path, name: str, epochs: int, *options: str) -> Path:
     ],
     ids=["mlp", "lenet5", "plain", "resnet"],
 )
-def test_a_run_which_comes_back_as_it_was(
-    name: str, options: tuple[str, ...], wanted: set[str], bench: Bench, tmp_path: Path
-) -> None:
+def test_bounds_of_a_run(name: str, options: tuple[str, ...], wanted: set[str], bench: Bench, tmp_path: Path) -> None:
     folder = fitted(tmp_path, name, 2, *options)
     status, out, err = bench("analyze", "bounds", "--study", "run", "--run", folder, "--smoke", "--quantile", "0.4")
     assert status == 0, out + err
@@ -573,7 +571,9 @@ def test_a_run_which_comes_back_as_it_was(
     assert (numbers["training images n"], numbers["of them looked at"], numbers["test images"]) == (1437, 300, 200)
     assert set(numbers["numbers"]) == set(numbers["what they are"])
 
-    run = load_run(str(folder))
+
+def test_a_run_which_comes_back_as_it_was(tmp_path: Path) -> None:
+    run = load_run(str(fitted(tmp_path, "mlp", 2)))
     before, state = copy.deepcopy(run.network.state_dict()), torch.get_rng_state()
     run.network.train()
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, device="cpu", images=100, test=100)

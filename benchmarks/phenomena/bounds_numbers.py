@@ -102,11 +102,6 @@ def sample_of(x: Tensor, margin: float, classes: int) -> Sample:
     return Sample(len(x), classes, margin, float(squares.sum()), float(squares.max().sqrt()), float(peaks))
 
 
-def looseness(values: dict[str, float], gap: float) -> float:
-    """The smallest bound less the gap: negative where a theorem would be wrong."""
-    return min(value for name, value in values.items() if NUMBERS[name].kind == "bound") - gap
-
-
 def constants() -> dict[str, str]:
     """Kind and constants of every number, for a record of results."""
     return {name: f"{one.kind}: {one.constants}" for name, one in NUMBERS.items()}

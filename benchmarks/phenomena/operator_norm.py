@@ -54,21 +54,22 @@ def gram_of(apply: Map) -> Map:
 
 def best_of_krylov(gram: Map, v: Tensor, steps: int) -> tuple[float, float, Tensor]:
     """The largest Ritz value of span(v, G v, G^2 v, ...), the length of its residual, and its vector."""
-    basis = [v / v.norm()]
+    basis = v.new_empty(steps, len(v))  # a row each
+    basis[0] = v / v.norm()
     diagonal: list[float] = []
     beside: list[float] = []
-    for _ in range(steps):
-        w = gram(basis[-1])
-        diagonal.append(float(w @ basis[-1]))
-        held = torch.stack(basis)
+    for place in range(steps):
+        w = gram(basis[place])
+        diagonal.append(float(w @ basis[place]))
+        held = basis[: place + 1]
         for _ in range(2):  # once is not enough in floating point
             w = w - held.T @ (held @ w)
         beside.append(float(w.norm()))
-        if beside[-1] <= 1e-14 * max(abs(value) for value in diagonal) or len(basis) == steps:
+        if beside[-1] <= 1e-14 * max(abs(value) for value in diagonal) or place + 1 == steps:
             break
-        basis.append(w / beside[-1])
+        basis[place + 1] = w / beside[-1]
     off = torch.tensor(beside[: len(diagonal) - 1], dtype=torch.float64)
     small = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
     values, vectors = torch.linalg.eigh(small)
     best = vectors[:, -1]
-    return float(values[-1]), beside[-1] * abs(float(best[-1])), best.to(v) @ torch.stack(basis)
+    return float(values[-1]), beside[-1] * abs(float(best[-1])), best.to(v) @ basis[: len(diagonal)]
