@@ -7,7 +7,7 @@ says which a number is. Three studies:
 
 - `width`: networks with one hidden layer of 32 to 2048 units. The gap falls; bounds made of the norms of the weights
   themselves rise with the width, those made of their distance from the initial weights rise less, and one of them
-  (Neyshabur 2019), up to its term for the number of units, falls.
+  (Neyshabur 2019) falls, as long as its term for the number of units is small.
 - `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised: its margins,
   divided by its spectral complexity, are smaller by a factor.
 - `run`: the network of `--run`, whatever its layers: convolutions as the matrices that they are, batch norms folded in,
