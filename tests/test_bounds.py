@@ -542,11 +542,17 @@ ALWAYS = {"Bartlett 2017", "Bartlett 2017, from 0"}  # of any chain
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
 
 
-def fitted(tmp_path: Path, name: str, epochs: int, *options: str) -> Path:
+def fitted(runs: Path, name: str, epochs: int, *options: str) -> Path:
     arguments = ["--trainer.max_epochs", str(epochs), "--seed_everything", "3", *QUIET, *options]
-    assert main(["fit", "--config", f"digits/{name}", *arguments]) == 0
-    (folder,) = (tmp_path / f"runs/digits/{name}").glob("*/seed-3")
+    assert main(["fit", "--config", f"digits/{name}", "--runs", str(runs), *arguments]) == 0
+    (folder,) = (runs / f"digits/{name}").glob("*/seed-3")
     return folder
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 64-64-10."""
+    return fitted(tmp_path_factory.mktemp("bounds"), "mlp", 2)
 
 
 @pytest.mark.parametrize(
@@ -560,7 +566,7 @@ def fitted(tmp_path: Path, name: str, epochs: int, *options: str) -> Path:
     ids=["mlp", "lenet5", "plain", "resnet"],
 )
 def test_bounds_of_a_run(name: str, options: tuple[str, ...], wanted: set[str], bench: Bench, tmp_path: Path) -> None:
-    folder = fitted(tmp_path, name, 2, *options)
+    folder = fitted(tmp_path / "runs", name, 2, *options)
     status, out, err = bench("analyze", "bounds", "--study", "run", "--run", folder, "--smoke", "--quantile", "0.4")
     assert status == 0, out + err
     assert "margins of 500 images, about " in err
@@ -572,8 +578,8 @@ def test_bounds_of_a_run(name: str, options: tuple[str, ...], wanted: set[str], 
     assert set(numbers["numbers"]) == set(numbers["what they are"])
 
 
-def test_a_run_which_comes_back_as_it_was(tmp_path: Path) -> None:
-    run = load_run(str(fitted(tmp_path, "mlp", 2)))
+def test_a_run_which_comes_back_as_it_was(mlp: Path) -> None:
+    run = load_run(str(mlp))
     before, state = copy.deepcopy(run.network.state_dict()), torch.get_rng_state()
     run.network.train()
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, device="cpu", images=100, test=100)
@@ -584,9 +590,9 @@ def test_a_run_which_comes_back_as_it_was(tmp_path: Path) -> None:
     assert all(p.grad is None for p in run.network.parameters())
 
 
-def test_numbers_of_a_run_by_hand(tmp_path: Path) -> None:
+def test_numbers_of_a_run_by_hand(mlp: Path) -> None:
     """Gamma, errors and the sample once more, from the images; norms of the matrices themselves."""
-    run = load_run(str(fitted(tmp_path, "mlp", 2)))
+    run = load_run(str(mlp))
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, images=1437, test=360)
     (images, labels), (test, test_labels) = run.images("train", 1437, 0), run.images("test", 360, 0)
     with torch.no_grad():
@@ -609,7 +615,7 @@ def test_numbers_of_a_run_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fitted_too_little_is_refused(tmp_path: Path) -> None:
-    run = load_run(str(fitted(tmp_path, "mlp", 1, "--model.init_args.optimizer.init_args.lr", "0.0")))
+    run = load_run(str(fitted(tmp_path / "runs", "mlp", 1, "--model.init_args.optimizer.init_args.lr", "0.0")))
     with pytest.raises(AnalysisError, match=r"training images \(=-.*\) must be above 0, and a share of 0\.[89]"):
         bounds.analyze(study="run", run=run, preset="smoke")
 
@@ -635,8 +641,8 @@ def test_options_that_are_refused(options: dict[str, object], message: str) -> N
     assert message in str(error.value)
 
 
-def test_options_of_a_run_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_run(str(fitted(tmp_path, "mlp", 1)))
+def test_options_of_a_run_that_are_refused(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(str(mlp))
     with pytest.raises(AnalysisError, match=r"is for --study run, width trains networks of its own: add --study run"):
         bounds.analyze(run=run)
     with pytest.raises(AnalysisError, match=r"--quantile \(=1\) must lie between 0 and 1, it is a share of training"):
