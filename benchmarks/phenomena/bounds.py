@@ -2,14 +2,16 @@
 
 A bound is a theorem with all of its constants: with probability 0.99 over the training images, the error on new images
 is at most the share of training images whose margin is below gamma, plus the bound. Gamma is the margin that 10 % of
-the training images do not exceed. A measure is what a bound grows with, without its constants; the table of each result
-says which a number is. Three studies:
+the training images do not exceed. A measure is what a bound grows with, without its constants; the JSON of each result
+says which a number is, and which constants it has. Three studies:
 
 - `width`: networks with one hidden layer of 32 to 2048 units. The gap falls; bounds made of the norms of the weights
   themselves rise with the width, those made of their distance from the initial weights rise less, and one of them
-  (Neyshabur 2019) falls, as long as its term for the number of units is small.
-- `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised: its margins,
-  divided by its spectral complexity, are smaller by a factor.
+  (Neyshabur 2019) falls, as long as its term for the number of units is small. Were the first layer's distance from its
+  start the same for all widths, Bartlett's bound would rise with the square root; it is smaller the wider the layer.
+- `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised, of which the
+  margins, divided by the spectral complexity, are several times smaller. The least bound, and the only one of the size
+  of an error, is that of a network with noise in its weights.
 - `run`: the network of `--run`, whatever its layers: convolutions as the matrices that they are, batch norms folded in,
   biases as one input more. With shortcuts there are measures only.
 """
