@@ -10,8 +10,8 @@ says which a number is, and which constants it has. Three studies:
   (Neyshabur 2019) falls, as long as its term for the number of units is small. Were the first layer's distance from its
   start the same for all widths, Bartlett's bound would rise with the square root; it is smaller the wider the layer.
 - `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised, of which the
-  margins, divided by the spectral complexity, are several times smaller. The least bound, and the only one of the size
-  of an error, is that of a network with noise in its weights.
+  margins, divided by the spectral complexity, are several times smaller. The least bound, 2 to 9, is that of a network
+  with noise in its weights.
 - `run`: the network of `--run`, whatever its layers: convolutions as the matrices that they are, batch norms folded in,
   biases as one input more. With shortcuts there are measures only.
 """
