@@ -273,7 +273,7 @@ def spoil(network: ResNet) -> None:
 
 
 TAKING_A_NETWORK = [one for one in all_analyses() if "run" in inspect.signature(one.module().analyze).parameters]
-TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name != "ntk"]  # also its initial weights: tests/test_ntk.py
+TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name not in ("bounds", "ntk")]  # initial weights: own tests
 
 
 @pytest.mark.parametrize("analysis", TAKING_A_NETWORK, ids=lambda one: one.name)

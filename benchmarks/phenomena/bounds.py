@@ -1,0 +1,130 @@
+"""Bounds of the generalisation gap hold, are far above 1, and most rise with the width, with which the gap falls.
+
+A bound is a theorem with all of its constants: with probability 0.99 over the training images, the error on new images
+is at most the share of training images whose margin is below gamma, plus the bound. Gamma is the margin that 10 % of
+the training images do not exceed. A measure is what a bound grows with, without its constants; the JSON of each result
+says which a number is, and which constants it has. Three studies:
+
+- `width`: networks with one hidden layer of 32 to 2048 units. The gap falls; bounds made of the norms of the weights
+  themselves rise with the width, those made of their distance from the initial weights rise less, and one of them
+  (Neyshabur 2019) falls, as long as its term for the number of units is small. Were the first layer's distance from its
+  start the same for all widths, Bartlett's bound would rise with the square root; it is smaller the wider the layer.
+- `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised, of which the
+  margins, divided by the spectral complexity, are several times smaller. The least bound, 2 to 9, is that of a network
+  with noise in its weights.
+- `run`: the network of `--run`, whatever its layers: convolutions as the matrices that they are, batch norms folded in,
+  biases as one input more. With shortcuts there are measures only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from benchmarks.phenomena import bounds_labels, bounds_run, bounds_width
+from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
+from benchmarks.phenomena.finished import FinishedRun
+from benchmarks.phenomena.ntk_run import Device
+
+PAPER = (
+    "Bartlett, Foster, Telgarsky 2017, Spectrally-normalized margin bounds; Neyshabur et al. 2019, The role of "
+    "over-parametrization in generalization; Zhang et al. 2017, Understanding deep learning requires rethinking "
+    "generalization"
+)
+COST = "smoke seconds on digits; cpu minutes with MNIST; `run` a minute on one core for a LeNet-5"
+VARIANT = "study"
+
+Study = Literal["width", "labels", "run"]
+STUDIES: dict[str, Any] = {"width": bounds_width, "labels": bounds_labels, "run": bounds_run}
+OF_STUDY = {  # options that only some studies have
+    "images": ("run",),
+    "test": ("run",),
+    "quantile": ("run",),
+    "device": ("run",),
+    "samples": ("width", "labels"),
+    "networks": ("width", "labels"),
+    "widths": ("width",),
+    "shares": ("labels",),
+}
+LEAST = {"images": 100, "test": 100, "samples": 100, "networks": 2}
+
+
+def analyze(
+    study: Study = "width",
+    run: FinishedRun | None = None,
+    images: int | None = None,
+    test: int | None = None,
+    quantile: float | None = None,
+    device: Device | None = None,
+    samples: int | None = None,
+    networks: int | None = None,
+    widths: list[int] | None = None,
+    shares: list[float] | None = None,
+    preset: Preset = "cpu",
+    seed: int = 0,
+) -> Outcome:
+    """Compute what theory says of the gap, and the gap. Options that are not given are the preset's.
+
+    Args:
+        study: width, labels, or run with --run.
+        images: training images whose margins and norms are taken; for run.
+        test: test images; for run.
+        quantile: of the training margins, which gamma is, 0 to 1; for run.
+        device: cpu, cuda, or auto for the GPU where there is one; for run.
+        samples: training images; for width and labels.
+        networks: for each width or share; for width and labels.
+        widths: hidden units, ascending; for width.
+        shares: of labels that are corrupted, ascending from 0; for labels.
+        preset: smoke, cpu or full.
+        seed: of weights, images and labels.
+    """
+    given: dict[str, Any] = {
+        "images": images, "test": test, "quantile": quantile, "device": device, "samples": samples,
+        "networks": networks, "widths": widths, "shares": shares,
+    }  # fmt: skip
+    check_options(study, run, given)
+    changed = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
+    }
+    settings = dataclasses.replace(STUDIES[study].PRESETS[preset], **changed)
+    return bounds_run.study(run, settings, seed) if run is not None else STUDIES[study].study(settings, seed)
+
+
+def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) -> None:
+    """Refuse values that cannot be run.
+
+    Raises:
+        AnalysisError: naming the value, the rule and the remedy.
+    """
+    if study != "run" and run is not None:
+        raise AnalysisError(
+            f"--run (={run.name}) is for --study run, {study} trains networks of its own: add --study run."
+        )
+    if study == "run" and run is None:
+        raise AnalysisError(
+            "--study (=run) needs a trained network: --run with the folder seed-N of a finished run. "
+            "`python -m benchmarks fit --config mnist/lenet5 --seed_everything 0` trains one."
+        )
+    for name, studies in OF_STUDY.items():
+        if given[name] is not None and study not in studies:
+            raise AnalysisError(f"--{name} (={given[name]}) is for {' and '.join(studies)}, not {study}: leave it out.")
+    for name, least in LEAST.items():
+        if given[name] is not None and given[name] < least:
+            raise AnalysisError(f"--{name} (={given[name]}) must be at least {least}: leave it out for the preset's.")
+    if given["quantile"] is not None:
+        bounds_run.check_quantile(given["quantile"])
+    check_lists(given["widths"], given["shares"])
+
+
+def check_lists(widths: list[int] | None, shares: list[float] | None) -> None:
+    """Refuse widths and shares that do not ascend.
+
+    Raises:
+        AnalysisError: as said.
+    """
+    if widths is not None and (len(widths) < 2 or sorted(set(widths)) != widths or widths[0] < 2):
+        raise AnalysisError(
+            f"--widths (={widths}) must be two or more that ascend from 2 or more, for a slope: use [32,512]."
+        )
+    if shares is not None and (len(shares) < 2 or sorted(set(shares)) != shares or shares[0] != 0 or shares[-1] > 1):
+        raise AnalysisError(f"--shares (={shares}) must ascend from 0, the true labels, to 1 at most: use [0,0.5,1].")
