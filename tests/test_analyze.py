@@ -273,7 +273,8 @@ def spoil(network: ResNet) -> None:
 
 
 TAKING_A_NETWORK = [one for one in all_analyses() if "run" in inspect.signature(one.module().analyze).parameters]
-TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name not in ("bounds", "ntk")]  # initial weights: own tests
+OWN_TESTS = ("bounds", "landscape", "ntk", "spectra")  # they need the initial weights too, and with them a run's folder
+TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name not in OWN_TESTS]
 
 
 @pytest.mark.parametrize("analysis", TAKING_A_NETWORK, ids=lambda one: one.name)
