@@ -275,6 +275,7 @@ def picture(settings: MixtureSettings, found: Found) -> Figure:
             points(ax, places, ratios.mean(0), stage, series, ratios.std(0, ddof=1))
         ax.axvspan(k - 1.5, k + 0.5, color=GREY, alpha=0.15, linewidth=0)
         ax.set(yscale="log", title=f"k = {k} (shaded: k − 1 and k)", xlabel="i")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_yticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
         ax.set_yticks([], minor=True)
         ax.set_ylabel("i-th eigenvalue / the next")
