@@ -73,5 +73,5 @@ def class_means(of: Curvature, classes: int) -> ClassMeans:
 
 
 def overlap(span: Tensor, vectors: Tensor) -> float:
-    """Share of `vectors` [P, k], orthonormal, that lies in `span` [P, r], orthonormal: |span' vectors|^2 / k, 0 to 1."""
+    """Share of `vectors` [P, k] in `span` [P, r], both orthonormal: |span' vectors|^2 / k, 0 to 1."""
     return float((span.T @ vectors).square().sum() / vectors.shape[1])

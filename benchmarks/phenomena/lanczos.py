@@ -159,7 +159,8 @@ def top_eigenpairs(
     """
     if not 0 < count <= min(most, size):
         raise AnalysisError(
-            f"count (={count}) must be 1 to {min(most, size)}, there are {most} products and {size} rows: ask for fewer."
+            f"count (={count}) must be 1 to {min(most, size)}, there are {most} products and {size} rows: "
+            "ask for fewer."
         )
 
     def residuals(made: Tridiagonal) -> tuple[Floats, Floats, Floats]:

@@ -54,7 +54,9 @@ def conclude(settings: TrainSettings, found: dict[str, Spectra], error: float) -
             checks += [
                 Check(f"{name} at the start: distance from the law", before.distance, 0, near, law),
                 Check(f"{name} at the start: spikes", before.spikes, 0, 0, law),
-                Check(f"{name} trained: largest eigenvalue / edge", found["trained"][name].over_edge, beyond, None, source),
+                Check(
+                    f"{name} trained: largest eigenvalue / edge", found["trained"][name].over_edge, beyond, None, source
+                ),
             ]
     numbers = {
         "dataset": settings.dataset,
@@ -99,7 +101,9 @@ def picture(settings: TrainSettings, found: dict[str, Spectra]) -> Figure:
         draw(ax, {stage: spectra[name] for stage, spectra in found.items()})
         ax.set_title(f"{name}: {found['initial'][name].rows} × {found['initial'][name].columns}")
     axes[0].set_ylabel("eigenvalues, density over log x")
-    figure.suptitle(f"{settings.dataset}, weights before and after {settings.epochs} epochs", fontsize=9)
+    figure.suptitle(
+        f"{settings.dataset}, weights before and after {settings.epochs} epochs (ticks: spikes)", fontsize=9
+    )
     return figure
 
 
@@ -107,12 +111,14 @@ def draw(ax: Axes, spectra: dict[str, Spectrum]) -> None:
     """Histograms over the logarithm of the eigenvalue, with the law; ticks at the largest ones."""
     positive = [one.values[one.values > 1e-12 * one.values[0]] / one.law.variance for one in spectra.values()]
     low, high = min(v.min() for v in positive), max(v.max() for v in positive)
-    bins = np.geomspace(max(low, 1e-4), 1.5 * high, 45)
+    bins = np.geomspace(max(low, 1e-4), 1.5 * high, min(45, 10 + len(positive[0]) // 8))
     across = np.diff(np.log(bins))
     for series, (stage, values) in enumerate(zip(spectra, positive, strict=True)):
         counts = np.histogram(values, bins)[0] / len(values) / across
         label = f"{stage}: largest {spectra[stage].over_edge:.1f} × edge, {spectra[stage].spikes} spikes"
-        ax.stairs(counts, bins, color=OKABE_ITO[series], fill=series == 1, alpha=1 if series == 0 else 0.45, label=label)
+        ax.stairs(
+            counts, bins, color=OKABE_ITO[series], fill=series == 1, alpha=1 if series == 0 else 0.45, label=label
+        )
         spikes = values[: spectra[stage].spikes]
         ax.plot(spikes, np.full(len(spikes), -0.02), "|", color=OKABE_ITO[series], markersize=6)
     one = next(iter(spectra.values())).law
