@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -233,7 +234,7 @@ def checks_of(k: int, initial: list[Measured], trained: list[Measured]) -> list[
     ]  # fmt: skip
 
 
-def sd(values: Sequence[float]) -> float:
+def sd(values: Sequence[float] | Floats) -> float:
     """Standard deviation over networks."""
     return float(np.std(values, ddof=1))
 
@@ -275,7 +276,7 @@ def picture(settings: MixtureSettings, found: Found) -> Figure:
             points(ax, places, ratios.mean(0), stage, series, ratios.std(0, ddof=1))
         ax.axvspan(k - 1.5, k + 0.5, color=GREY, alpha=0.15, linewidth=0)
         ax.set(yscale="log", title=f"k = {k} (shaded: k − 1 and k)", xlabel="i")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_yticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
         ax.set_yticks([], minor=True)
         ax.set_ylabel("i-th eigenvalue / the next")

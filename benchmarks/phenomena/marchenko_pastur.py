@@ -60,8 +60,8 @@ class MarchenkoPastur:
     def below(self, x: Floats) -> Floats:
         """Share of the eigenvalues that are at most x. [n] -> [n]
 
-        With x = s (1 + q + 2 sqrt q cos t) the density becomes 2 / pi sin^2 t / (1 + q + 2 sqrt q cos t) dt, with t from
-        0 at the upper edge to pi at the lower one, which has a closed integral.
+        With x = s (1 + q + 2 sqrt q cos t) the density becomes 2 / pi sin^2 t / (1 + q + 2 sqrt q cos t) dt, t from 0
+        at the upper edge to pi at the lower one, which has a closed integral.
         """
         q, root = self.ratio, self.ratio**0.5
         cosine = np.clip((np.asarray(x) / self.variance - 1 - q) / (2 * root), -1, 1)

@@ -116,9 +116,8 @@ def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) 
         if value is None:
             continue
         if study not in OF_STUDY[name]:
-            raise AnalysisError(
-                f"--{name} (={value}) is for {' and '.join(OF_STUDY[name])}, not {study}: leave it out."
-            )
+            others = " and ".join(OF_STUDY[name])
+            raise AnalysisError(f"--{name} (={value}) is for {others}, not {study}: leave it out.")
         if name in LEAST and value < LEAST[name]:
             raise AnalysisError(f"--{name} (={value}) must be at least {LEAST[name]}: leave it out for the preset's.")
     for name, remedy in (("memory_gb", "it is a bound: use 2"), ("loss", "training never reaches 0: use 0.03")):

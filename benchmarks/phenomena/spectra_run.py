@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -406,11 +407,10 @@ def draw_top(ax: Any, one: Measured) -> None:
     shown = {"Hessian": one.hessian.values, "Gauss-Newton part": one.part.values, "class means": one.classes}
     for series, (name, values) in enumerate(shown.items()):
         values = np.where(values > 1e-6 * one.hessian.values[0], values, np.nan)[: len(one.hessian.values)]
-        points(ax, np.arange(1, len(values) + 1) + 0.15 * (series - 1), values, name, series)
+        points(ax, np.arange(1, len(values) + 1) + 0.15 * (series - 1), values, name, series + 2)
     ax.axvline(len(one.classes) - 0.5, color=GREY, linestyle=":", linewidth=1)
-    ax.set(
-        yscale="log", xlabel="place (dotted: after C − 1)", ylabel="eigenvalue", title="trained: largest eigenvalues"
-    )
+    ax.set(yscale="log", xlabel="place (dotted: after C − 1)", ylabel="eigenvalue")
+    ax.set_title("trained: largest eigenvalues")
     ax.legend(loc="lower left")
 
 
@@ -433,14 +433,17 @@ def draw_weights(ax: Any, found: dict[str, Measured]) -> None:
         points(ax, np.arange(1, len(edges) + 1) + 0.1 * series, edges, stage, series)
     ax.axhline(1, color=GREY, linestyle="--", label="edge of the law of noise")
     ax.set(yscale="log", xlabel="weight matrix, from the input", ylabel="largest eigenvalue / edge")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_title("weights")
-    ax.legend()
+    ax.set_ylim(None, 2.5 * ax.get_ylim()[1])
+    ax.legend(loc="upper left")
 
 
 def draw_features(ax: Any, found: dict[str, Measured], key: str, title: str, label: str) -> None:
     """One measure of each object of the fully connected part."""
-    ax.set(title=title, ylabel=label, ylim=(0, None))
+    ax.set(title=title, ylabel=label)
     if not found["trained"].features:
         ax.text(0.5, 0.5, "the network ends in\nno linear layer", ha="center", transform=ax.transAxes)
         return
@@ -449,5 +452,5 @@ def draw_features(ax: Any, found: dict[str, Measured], key: str, title: str, lab
         points(ax, np.arange(len(values)) + 0.1 * series, values, stage, series)
     names = list(found["trained"].features)
     ax.set_xticks(range(len(names)), names, fontsize=7)
-    ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
-    ax.legend()
+    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])
+    ax.legend(ncols=2, loc="upper center")

@@ -50,13 +50,12 @@ def conclude(settings: TrainSettings, found: dict[str, Spectra], error: float) -
     checks = []
     for name, before in found["initial"].items():
         if before.columns >= FEWEST:
+            after = found["trained"][name]
             near = max(0.02, 2.5 / before.columns)  # of M eigenvalues, however regular, it is 1 / (2 M) at least
             checks += [
                 Check(f"{name} at the start: distance from the law", before.distance, 0, near, law),
                 Check(f"{name} at the start: spikes", before.spikes, 0, 0, law),
-                Check(
-                    f"{name} trained: largest eigenvalue / edge", found["trained"][name].over_edge, beyond, None, source
-                ),
+                Check(f"{name} trained: largest eigenvalue / edge", after.over_edge, beyond, None, source),
             ]
     numbers = {
         "dataset": settings.dataset,
