@@ -148,6 +148,6 @@ def test_it_needs_a_run() -> None:
         callbacks = ()
 
     with pytest.raises(
-        ValueError, match="callbacks must have an EpochTable, in whose folder HessianTop writes: train with `fit`."
+        ValueError, match=r"callbacks must have an EpochTable, in whose folder HessianTop writes: train with `fit`\."
     ):
         HessianTop().on_train_start(Trainer(), torch.nn.Linear(1, 1))  # type: ignore[arg-type]

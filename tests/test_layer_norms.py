@@ -177,6 +177,6 @@ def test_it_needs_a_run() -> None:
         callbacks = ()
 
     with pytest.raises(
-        ValueError, match="callbacks must have an EpochTable, in whose folder LayerNorms writes: train with `fit`."
+        ValueError, match=r"callbacks must have an EpochTable, in whose folder LayerNorms writes: train with `fit`\."
     ):
         LayerNorms().on_train_start(Trainer(), nn.Linear(1, 1))  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class RunSettings:
 
 PRESETS = {
     "smoke": RunSettings(60, 2, 12, 24),
-    "cpu": RunSettings(1000, 4, 48, 80),
+    "cpu": RunSettings(1000, 3, 40, 60),
     "full": RunSettings(10_000, 10, 90, 200, batch=1000, memory_gb=32),
 }
 
