@@ -273,7 +273,8 @@ def spoil(network: ResNet) -> None:
 
 
 TAKING_A_NETWORK = [one for one in all_analyses() if "run" in inspect.signature(one.module().analyze).parameters]
-TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name != "ntk"]  # also its initial weights: tests/test_ntk.py
+ITS_INITIAL_WEIGHTS_TOO = ("ntk", "spectra")  # need the run's folder: tests of their own
+TAKING_A_NETWORK = [one for one in TAKING_A_NETWORK if one.name not in ITS_INITIAL_WEIGHTS_TOO]
 
 
 @pytest.mark.parametrize("analysis", TAKING_A_NETWORK, ids=lambda one: one.name)

@@ -386,8 +386,8 @@ def picture(run: FinishedRun, settings: RunSettings, found: dict[str, Measured])
     draw_top(axes[1], found["trained"])
     draw_shares(axes[2], found)
     draw_weights(axes[3], found)
-    draw_features(axes[4], found, "top", "features: energy in C − 1 directions", "share")
-    draw_features(axes[5], found, "rank", "features: effective rank", "(Σ s²)² / Σ s⁴")
+    draw_features(axes[4], found, "top", "h, D, δ: energy in C − 1 directions", "share")
+    draw_features(axes[5], found, "rank", "h, D, δ: effective rank", "(Σ s²)² / Σ s⁴")
     figure.suptitle(f"{run.recipe}, {settings.images} training images, initial and trained weights", fontsize=9)
     return figure
 
@@ -435,6 +435,9 @@ def draw_weights(ax: Any, found: dict[str, Measured]) -> None:
     ax.axhline(1, color=GREY, linestyle="--", label="edge of the law of noise")
     ax.set(yscale="log", xlabel="weight matrix, from the input", ylabel="largest eigenvalue / edge")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    names = list(found["trained"].weights)
+    if len(names) <= 6:
+        ax.set_xticks(range(1, len(names) + 1), names, fontsize=7)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_title("weights")
@@ -454,4 +457,6 @@ def draw_features(ax: Any, found: dict[str, Measured], key: str, title: str, lab
     names = list(found["trained"].features)
     ax.set_xticks(range(len(names)), names, fontsize=7)
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])
+    if key == "top":
+        ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.legend(ncols=2, loc="upper center")
