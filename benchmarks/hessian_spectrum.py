@@ -35,9 +35,9 @@ class HessianTop(Callback):
     A row at the start, as epoch -1, and one in so many epochs: `loss` on the images; the eigenvalues, `1` the largest;
     `lowest`, which the smallest of all does not exceed; `residual` of the last of them over the largest eigenvalue, by
     which it may be wrong; `products` that it took, and `seconds`. `benchmarks.phenomena.hessian` and `lanczos` say how:
-    of the network as it evaluates, in single precision, without weight decay. Only the first rank computes, the others
-    wait; its images are of the training set, not augmented, others for another number of ranks. Training is the same to
-    the last digit with it and without.
+    of the network as it evaluates, batch norms with their running statistics, in single precision, without weight
+    decay. Only the first rank computes, the others wait; its images are of the training set, not augmented, others for
+    another number of ranks. Training is the same to the last digit with it and without.
 
     Args:
         images: so many training images are looked at.

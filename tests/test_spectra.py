@@ -526,6 +526,7 @@ def test_a_network_without_a_linear_end_has_no_features() -> None:
         ({"epochs": 5}, "--epochs (=5) is for weights and features, not mixture: leave it out."),
         ({"study": "weights", "networks": 5}, "--networks (=5) is for mixture, not weights: leave it out."),
         ({"study": "features", "images": 5}, "--images (=5) must be at least 20: leave it out for the preset's."),
+        ({"study": "features", "images": 2000}, "--images (=2000) must be at most 1437, the training images of digits"),
         ({"networks": 1}, "--networks (=1) must be at least 2: leave it out for the preset's."),
         ({"loss": 0.0}, "--loss (=0) must be above 0, training never reaches 0: use 0.03."),
     ],
@@ -559,9 +560,8 @@ def test_options_of_a_run_that_are_refused(runs: Callable[[str], Path], monkeypa
         spectra.analyze(run=run, study="run", preset="smoke")
 
 
+@pytest.mark.gpu
 def test_products_on_a_gpu_are_those_on_a_processor() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     torch.manual_seed(0)
     network, images, labels = LeNet5(), torch.randn(20, 1, 32, 32), torch.arange(20) % 10
     found = []

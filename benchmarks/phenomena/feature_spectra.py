@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.phenomena.analysis import Check, Outcome
+from benchmarks.phenomena.analysis import AnalysisError, Check, Outcome
 from benchmarks.phenomena.backprop import objects, spectrum
 from benchmarks.phenomena.figures import panels, points
 from benchmarks.phenomena.trained_by_epochs import TrainSettings, epochs, read, test_error
@@ -76,8 +76,17 @@ def collapse(rows: Tensor, labels: Tensor) -> float:
 
 
 def study(settings: TrainSettings, seed: int) -> Outcome:
-    """Train a network, and measure it before and after every epoch."""
+    """Train a network, and measure it before and after every epoch.
+
+    Raises:
+        AnalysisError: there are not so many images.
+    """
     task = read(settings.dataset)
+    if settings.images > len(task.x):
+        raise AnalysisError(
+            f"--images (={settings.images}) must be at most {len(task.x)}, the training images of {settings.dataset}: "
+            "leave it out for the preset's."
+        )
     few = torch.randperm(len(task.x), generator=torch.Generator().manual_seed(seed))[: settings.images]
     found, errors = [], []
     for _, network in epochs(settings, task, seed):
