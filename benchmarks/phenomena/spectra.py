@@ -10,7 +10,9 @@ Four studies:
 - `features`: the same network's features, masks and errors, epoch by epoch: features gather about their class means.
 - `run`: all three of the network of `--run`, beside its initial weights, which are drawn again; it says beforehand
   about how long it will take. On real data at this scale the place of the largest gap is no number of classes, and none
-  is promised: which part of the Hessian the class means explain is what is measured.
+  is promised: which part of the Hessian the class means explain is what is measured. Of LeNet-5 on MNIST they hold 0.6
+  of the first nine eigenvectors, a random vector 0.0002 of itself; its initial logits are all near 0, and there it is
+  nearly 1.
 
 Products with the Hessian are gradients of gradients; the largest eigenvalues and the density of all come from Lanczos'
 method. The loss of a network that fits everything is flat, its Hessian nearly 0: training in `mixture` ends before.
@@ -36,7 +38,10 @@ PAPER = (
     "class/cross-class structure pervade deep learning spectra; Martin, Mahoney 2021, Implicit self-regularization in "
     "deep neural networks; Papyan, Han, Donoho 2020, Prevalence of neural collapse"
 )
-COST = "smoke seconds; cpu a minute, `weights` and `features` need MNIST; `run` minutes on one core for a LeNet-5"
+COST = (
+    "smoke seconds; cpu half a minute to a minute of one core, with MNIST for `weights` and `features`, and 4 minutes for "
+    "`run` of a LeNet-5; full is not tried"
+)
 VARIANT = "study"
 
 Study = Literal["mixture", "weights", "features", "run"]

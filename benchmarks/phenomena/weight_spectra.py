@@ -2,7 +2,8 @@
 
 Martin, Mahoney 2021, "Implicit self-regularization in deep neural networks". The weights of a layer, before training
 independent numbers, are held to the law that such numbers have (`marchenko_pastur`); training adds eigenvalues far
-beyond its edge. Layers of a few units have too few eigenvalues for a law, and are measured without a check.
+beyond its edge. Layers of a few units have too few eigenvalues for a law, and are measured without a check. LeNet's
+convolution with a table of connections is no matrix of independent numbers, and is left out.
 """
 
 from __future__ import annotations
