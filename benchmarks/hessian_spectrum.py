@@ -8,7 +8,7 @@
 
 What it costs is written down beside what it finds. A row takes up to `products` products with the Hessian, each about
 as much as two or three training steps on `images` images, and holds so many vectors of all weights in double precision.
-Of `mnist/lenet5` on a busy core, whose epoch took 41 s, the row of the start took 17 s (40 products), the next 8 s (20).
+Of `mnist/lenet5` on a busy core, whose epoch took 41 s, the row of the start took 17 s (40 products), the next 8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Hessian of a classifier has about as many large eigenvalues as classes, and the classes are what makes them.
+"""The Hessian of a classifier has few large eigenvalues, about as many as classes; class means explain most of them.
 
 Four studies:
 
@@ -39,8 +39,8 @@ PAPER = (
     "deep neural networks; Papyan, Han, Donoho 2020, Prevalence of neural collapse"
 )
 COST = (
-    "smoke seconds; cpu half a minute to a minute of one core, with MNIST for `weights` and `features`, and 4 minutes for "
-    "`run` of a LeNet-5; full is not tried"
+    "smoke seconds; cpu half a minute to a minute of one core, with MNIST for `weights` and `features`, and 4 minutes "
+    "for `run` of a LeNet-5; full is not tried"
 )
 VARIANT = "study"
 
