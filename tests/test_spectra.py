@@ -467,7 +467,7 @@ def test_a_run_which_comes_back_as_it_was(bench: Bench, runs: Callable[[str], Pa
     folder = runs("resnet")
     status, out, err = bench("analyze", "spectra", "--study", "run", "--run", folder, "--smoke", "--batch", "32")
     assert status == 0, out + err
-    assert "two networks of 75002 weights, each at most 32 products with the Hessian on 50 images (" in err
+    assert "two networks of 75002 weights, each at most 42 products with the Hessian on 50 images (" in err
     record = json.loads((folder / "phenomena/spectra-run/smoke/seed-0/spectra-run.json").read_text())
     assert all(check["held"] for check in record["checks"] if check["must_hold"])
     trained = record["numbers"]["trained"]
@@ -548,8 +548,8 @@ def test_options_of_a_run_that_are_refused(runs: Callable[[str], Path], monkeypa
         ({"study": "run", "device": "cuda"}, "--device (=cuda) must be there, torch sees no GPU: use --device cpu"),
         (
             {"study": "run", "memory_gb": 1e-5},
-            "--memory_gb (=1e-05) must hold 67 vectors of 650 weights: allow 0.00035 or more, or ask for fewer "
-            "--products (=20).",
+            "--memory_gb (=1e-05) must hold 77 vectors of 650 weights: allow 0.0004 or more, or ask for fewer "
+            "--products (=30).",
         ),
     ):
         with pytest.raises(AnalysisError) as error:

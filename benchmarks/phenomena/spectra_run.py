@@ -70,7 +70,7 @@ class RunSettings:
 
 
 PRESETS = {
-    "smoke": RunSettings(50, 1, 12, 20),
+    "smoke": RunSettings(50, 1, 12, 30),
     "cpu": RunSettings(1000, 3, 40, 60),
     "full": RunSettings(10_000, 10, 90, 200, batch=1000, memory_gb=32),
 }
