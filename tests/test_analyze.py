@@ -441,10 +441,11 @@ def test_an_analysis_is_a_run_at_wandb(server: WandbDouble, tmp_path: Path, caps
     assert server.unanswered == []
 
 
-def test_an_analysis_within_an_open_run_is_logged_to_that(server: WandbDouble) -> None:
+def test_an_analysis_within_an_open_run_is_logged_to_that(server: WandbDouble, tmp_path: Path) -> None:
     import wandb
 
-    with wandb.init(project="mine", id="notebook", settings=wandb.Settings(silent=True, console="off")):
+    settings = wandb.Settings(silent=True, console="off")
+    with wandb.init(project="mine", id="notebook", dir=tmp_path, settings=settings):
         command.analyze(DRAW, [])
     (values,) = server.run("notebook").history()
     assert len(server.runs) == 1
