@@ -204,7 +204,7 @@ def describe(
             "preset": options["preset"],
             "seed": options["seed"],
             "seeds": list(outcome.seeds) or [options["seed"]],
-            "options": options,
+            "options": {name: without_place(value) for name, value in options.items()},
             "run": run.name if run is not None else None,
             "numbers": outcome.numbers,
             "checks": [asdict(check) | {"held": check.held} for check in outcome.checks],
@@ -228,13 +228,20 @@ def command(analysis: Analysis, function: Any, options: dict[str, Any], run: Fin
     words = ["python", "-m", "benchmarks", "analyze", analysis.name]
     for name, parameter in inspect.signature(function).parameters.items():
         if name in options and options[name] != parameter.default:
-            value = options[name]
+            value = without_place(options[name])
             words += [f"--{name}", value if isinstance(value, str) else json.dumps(plain(value))]
     if run is not None and run.folder is not None:
         words += ["--run", f"runs/{run.name}"]
     elif run is not None:
         words += ["--ckpt", run.checkpoint.name, "--recipe", run.recipe]
     return shlex.join(words)
+
+
+def without_place(value: Any) -> Any:
+    """The folder of a run as `runs/` and its name, wherever it lies on this machine; other values as they are."""
+    if not isinstance(value, str) or not (Path(value) / "recipe.yaml").is_file():
+        return value
+    return "/".join(("runs", *Path(value).resolve().parts[-4:]))
 
 
 @dataclass(frozen=True)

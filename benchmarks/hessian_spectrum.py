@@ -67,7 +67,17 @@ class HessianTop(Callback):
         return ("epoch", "step", "loss", *map(str, range(1, self.top + 1)), "lowest", "residual", "products", "seconds")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the images; add the row of the start, unless the checkpoint has it behind it."""
+        """Draw the images; add the row of the start, unless the checkpoint has it behind it.
+
+        Raises:
+            ValueError: weights are of half precision.
+        """
+        precision = next(pl_module.parameters()).dtype
+        if precision not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"the weights' precision (={precision}) must be single or double for HessianTop, half has too "
+                "few digits for a gradient of a gradient: train with --trainer.precision bf16-mixed, or without it."
+            )
         self.path = beside_epochs(trainer, "hessian_top.csv", type(self).__name__)
         self.seen = self._images(trainer)
         if not trainer.is_global_zero:
@@ -106,7 +116,7 @@ class HessianTop(Callback):
         for batch in data.drawn("train", self.images * trainer.world_size, 0):
             moved = data.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
             parts.append(data.on_after_batch_transfer(moved, 0))
-        return torch.cat([images.float() for images, _ in parts]), torch.cat([labels for _, labels in parts])
+        return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def beside_epochs(trainer: pl.Trainer, name: str, who: str) -> Path:

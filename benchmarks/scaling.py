@@ -62,9 +62,11 @@ def scaling(options: argparse.Namespace) -> int:
     """`python -m benchmarks scaling RECIPE`: measure, print tables, write what was asked for.
 
     Raises:
-        RunError: no recipe is named, or `check_ranks` refuses.
+        RunError: no recipe is named, something beside `--write` is, or `check_ranks` refuses.
     """
     if options.write:
+        if options.recipe or options.settings or options.json:
+            raise RunError("--write measures nothing, it writes what was measured before: give it alone.")
         write_between_marks(Path(options.write), as_markdown(committed()), BEGIN, END)
         return 0
     if options.recipe is None:

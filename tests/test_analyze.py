@@ -362,6 +362,8 @@ def test_an_analysis_of_a_run_writes_below_it(trained: Path, capsys: Any) -> Non
     assert record["command"] == f"python -m benchmarks analyze looks --run runs/{record['run']}"
     assert record["numbers"] == {"recipe": "digits/mlp"}
     assert record["seeds"] == [0]
+    assert command.without_place(str(trained)) == f"runs/{record['run']}"  # also as another option's value
+    assert command.without_place("digits/mlp") == "digits/mlp"
 
     assert command.analyze(NEEDS, ["--ckpt", str(trained / "checkpoints/last.ckpt"), "--recipe", "digits/mlp"]) == 0
     record = json.loads((Path(capsys.readouterr().out.split("Files: ")[-1].strip()) / "needs.json").read_text())

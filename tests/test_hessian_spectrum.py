@@ -143,6 +143,11 @@ def test_arguments_that_are_refused(arguments: dict[str, Any], message: str) -> 
     assert str(error.value) == message
 
 
+def test_weights_of_half_precision_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the weights' precision \(=torch.bfloat16\) must be single or double"):
+        HessianTop().on_train_start(Rank(), torch.nn.Linear(1, 1, dtype=torch.bfloat16))  # type: ignore[arg-type]
+
+
 def test_it_needs_a_run() -> None:
     class Trainer:
         callbacks = ()

@@ -366,6 +366,11 @@ def test_batch_norms_of_the_start_get_statistics() -> None:
     torch.testing.assert_close(norm.running_var, (z[:25].var(0) + z[25:].var(0)) / 2)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not other.training
+    dropped = MLP((1, 4, 4), [5, 5], norm="batch", dropout=0.5)
+    twice = [with_statistics(dropped, [images])(images) for _ in range(2)]
+    assert torch.equal(*twice)  # dropout is off where statistics are taken
+    with pytest.raises(AnalysisError, match=r"a batch \(=1 image\) must hold 2 or more where there are batch norms"):
+        with_statistics(network, [images[:1]])
     plain = MLP((1, 4, 4), [5])
     assert with_statistics(plain, [images]) is plain
 

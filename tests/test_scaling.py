@@ -201,6 +201,8 @@ def test_a_recipe_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["scaling"]) == 2
     assert "scaling needs the name of a recipe, whose steps are timed" in capsys.readouterr().err
+    assert main(["scaling", "mnist/lenet5", "--write", "README.md"]) == 2
+    assert "--write measures nothing, it writes what was measured before" in capsys.readouterr().err
 
 
 def test_ddps_own_settings_reach_it_and_are_no_setting_of_the_run(tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ class ClassMeans:
         return found
 
     def _rows(self) -> Tensor:
-        """S_c / sqrt(w_c); 0 for a class without images. [C, P]"""
-        return self.sums / self.weights.clamp(min=1e-300).sqrt()[:, None]
+        """S_c / sqrt(w_c); 0 for a class without images, or whose images leave nothing to the others. [C, P]"""
+        lengths = self.weights.sqrt()[:, None]
+        return torch.where(lengths > 0, self.sums / lengths, 0)
 
     def span(self) -> Tensor:
         """An orthonormal basis of the class means, in columns. [P, rank]"""
@@ -64,11 +65,11 @@ def class_means(of: Curvature, classes: int) -> ClassMeans:
     weights = torch.zeros(classes, dtype=torch.float64, device=of.device)
     for images, labels in of.batches():
         for c in labels.unique().tolist():
-            logits = of.logits(images[labels == c])
+            logits = of.logits(images[labels == c]).double()  # or what is left to other classes would be rounded to 0
             p = logits.detach().softmax(1)
-            off = (p * logits).sum(1) - logits[:, c]
+            off = (p * (logits - logits[:, [c]])).sum(1)
             sums[c] += of.flat(of.slopes((p[:, c] * off).sum())) / len(of.labels)
-            weights[c] += (1 - p[:, c]).double().sum() / len(of.labels)
+            weights[c] += p[:, [k for k in range(p.shape[1]) if k != c]].sum() / len(of.labels)
     return ClassMeans(sums, weights)
 
 

@@ -88,8 +88,8 @@ class FinishedRun:
         return (mean[:, None, None] if mean.dim() == 1 else mean.permute(2, 0, 1)), std[:, None, None]
 
 
-def load_run(folder: str) -> FinishedRun:
-    """The run in `folder`, the seed-N folder that holds recipe.yaml and checkpoints/.
+def load_run(folder: str, option: str = "--run") -> FinishedRun:
+    """The run in `folder`, the seed-N folder that holds recipe.yaml and checkpoints/; `option` has named it.
 
     Raises:
         AnalysisError: it holds none, or none that is finished.
@@ -102,8 +102,8 @@ def load_run(folder: str) -> FinishedRun:
         (run.result, "finish it first with `python -m benchmarks fit`"),
     ):
         if not path.is_file():
-            raise AnalysisError(f"--run (={folder}) must hold a finished run, it has no {path.name}: {remedy}.")
-    return load(run.checkpoint, str(run.resolved_recipe), run.folder, "give another --run, or train it again")
+            raise AnalysisError(f"{option} (={folder}) must hold a finished run, it has no {path.name}: {remedy}.")
+    return load(run.checkpoint, str(run.resolved_recipe), run.folder, f"give another {option}, or train it again")
 
 
 def load_checkpoint(file: str, recipe: str | None) -> FinishedRun:

@@ -229,7 +229,8 @@ def checks_of(k: int, initial: list[Measured], trained: list[Measured]) -> list[
     over = [one.batches / (k / one.weights) for one in trained]
     lies = [one.overlap for one in trained]
     enough = min(100.0, 0.25 * trained[0].weights / k)  # a hundred times chance, or a quarter of the squared gradient
-    sagun, ours = "Sagun et al. 2017: about as many as classes", "Gur-Ari et al. 2018: most of it"
+    sagun = "Sagun et al. 2017: about as many as classes"
+    ours = "Gur-Ari et al. 2018: most of it; 100 times chance, or a quarter"
     return [
         Check(f"k = {k}: share of networks with the largest gap at k - 1 or k", there, 0.8, 1, sagun),
         Check(f"k = {k}: ratio at the largest gap", float(np.mean(ratio)), 1.4, None, sagun, spread=sd(ratio)),

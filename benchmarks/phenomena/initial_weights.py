@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from benchmarks.phenomena.analysis import AnalysisError, random_numbers_kept, untouched
 from benchmarks.phenomena.finished import QUIET, FinishedRun
@@ -48,11 +47,29 @@ def initial_network(run: FinishedRun) -> Classifier:
 def with_statistics(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """A copy whose batch norms have the statistics of `batches`, averaged; the network itself where it has none.
 
-    At the start running means are 0 and variances 1, with which no training step computes.
+    At the start running means are 0 and variances 1, with which no training step computes. All else is in evaluation
+    mode, dropout too: the same batches give the same statistics.
+
+    Raises:
+        AnalysisError: a batch is of one image, which has no variance.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return network
     with untouched(network), torch.no_grad():
-        other = copy.deepcopy(network)
-    update_bn(batches, other)
+        other = copy.deepcopy(network).eval()
+        norms = [module for module in other.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch's word for the mean of all batches
+            norm.train()
+        for images in batches:
+            if len(images) < 2:
+                raise AnalysisError(
+                    "a batch (=1 image) must hold 2 or more where there are batch norms, one image has no variance: "
+                    "use a larger --batch, or as many --images as fill the last one."
+                )
+            other(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return other.eval()

@@ -32,7 +32,7 @@ PAPER = (
     "The loss surfaces of multilayer networks; Goodfellow, Vinyals, Saxe 2015, Qualitatively characterizing neural "
     "network optimization problems; Frankle et al. 2020, Linear mode connectivity and the lottery ticket hypothesis"
 )
-COST = "smoke seconds; cpu 5 minutes (skips), 1 (ensemble) and seconds (between, run) on one core"
+COST = "smoke seconds; cpu 10 minutes (skips), 2 (ensemble) and 1 (between, run) on one busy core"
 VARIANT = "study"
 
 Study = Literal["skips", "ensemble", "between", "run"]

@@ -21,6 +21,7 @@ from torch import nn
 from benchmarks.phenomena.analysis import AnalysisError, Check, Outcome, untouched
 from benchmarks.phenomena.figures import GREY, OKABE_ITO, panels
 from benchmarks.phenomena.finished import FinishedRun, load_run
+from benchmarks.phenomena.hessian import exact_convolutions
 from benchmarks.phenomena.initial_weights import initial_network, with_statistics
 from benchmarks.phenomena.ntk_run import Device, place
 from benchmarks.phenomena.slice_figures import colour_bar, draw_line, draw_plane, said_of_holes, scale
@@ -111,19 +112,14 @@ def study(run: FinishedRun, settings: RunSettings, seed: int) -> Outcome:
     ends, remark = networks_of(run, settings)
     train = Sample(*run.images("train", settings.images, seed), settings.batch).to(device)
     test = Sample(*run.images("test", settings.test, seed), settings.batch).to(device)
-    with untouched(run.network) as network:
+    with untouched(run.network) as network, exact_convolutions():
         network.to(device).eval()
-        points: dict[str, Point] = {
-            name: {key: p.to(device) for key, p in point.items()} for name, point in ends.items()
-        }
+        points: dict[str, Point] = {}
+        for name, point in ends.items():
+            points[name] = {key: p.to(device) for key, p in point.items()}
         print(planned(network, train, settings, len(points)), file=sys.stderr, flush=True)
         found = cut(network, run.network.loss, (train, test), points, at, seed, remark)
     return conclude(run, settings, found)
-
-
-def on(device: torch.device, points: dict[str, Point]) -> dict[str, Point]:
-    """The same on `device`."""
-    return {name: {key: p.to(device) for key, p in point.items()} for name, point in points.items()}
 
 
 def networks_of(run: FinishedRun, settings: RunSettings) -> tuple[dict[str, Point], str]:
@@ -150,7 +146,7 @@ def other_network(run: FinishedRun, folder: str) -> nn.Module:
     Raises:
         AnalysisError: no straight line leads to it.
     """
-    other = load_run(folder)
+    other = load_run(folder, "--other")
     if other.recipe != run.recipe:
         raise AnalysisError(
             f"--other (={folder}) must be a run of {run.recipe}, as --run is, it is of {other.recipe}: give one of "

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.phenomena.analysis import Check, Outcome, random_numbers_kept, steps
+from benchmarks.phenomena.analysis import AnalysisError, Check, Outcome, random_numbers_kept, steps
 from benchmarks.phenomena.figures import panels, points
 from benchmarks.phenomena.pixels import pixels
 from benchmarks.phenomena.slice_figures import colour_bar, draw_plane, said_of_holes, scale
@@ -182,8 +182,17 @@ def look_at(settings: SkipSettings, data: tuple[Sample, Sample], depth: int, ski
 
 
 def study(settings: SkipSettings, seed: int) -> Outcome:
-    """Networks of every depth, with shortcuts and without, for every seed."""
+    """Networks of every depth, with shortcuts and without, for every seed.
+
+    Raises:
+        AnalysisError: there are not so many images.
+    """
     data = read()
+    if settings.images > len(data[0].labels):
+        raise AnalysisError(
+            f"--images (={settings.images}) must not exceed the {len(data[0].labels)} training images of digits: use "
+            "fewer."
+        )
     seeds = range(seed, seed + settings.networks)
     jobs = list(itertools.product(settings.depths, (True, False), seeds))
     return conclude(settings, [look_at(settings, data, *job) for job in steps(jobs, "networks")], seeds)

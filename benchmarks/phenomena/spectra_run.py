@@ -86,7 +86,8 @@ class Measured:
         part: those of the Gauss-Newton part.
         density: of the Hessian.
         classes: eigenvalues that the class means make, descending. [C]
-        overlap: share of the Hessian's first C - 1 eigenvectors in the span of the class means.
+        overlap: share of the Hessian's first C - 1 eigenvectors in the span of the class means; of as many as there
+            are, where fewer were asked for.
         split: the same in the span of the Gauss-Newton part's first eigenvectors, as many as were found.
         batches: mean share of a mini-batch's squared gradient in the space of the first C.
         differences: the curvature along the first eigenvector by differences of gradients, over the first eigenvalue.
@@ -162,8 +163,8 @@ def announce(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss, set
 
 
 def gigabytes(settings: RunSettings, weights: int, classes: int) -> float:
-    """Of vectors that are held at once: a Lanczos basis, both sets of eigenvectors, class means and their span."""
-    count = max(settings.products, settings.steps) + 2 * eigenvalues_for(settings, classes, weights) + 2 * classes
+    """Of vectors that are held at once: a Lanczos basis, eigenvectors of both networks, class means and their span."""
+    count = max(settings.products, settings.steps) + 4 * eigenvalues_for(settings, classes, weights) + 3 * classes
     return 8e-9 * weights * (count + 3)
 
 
@@ -196,6 +197,11 @@ def measure(
         )
         spectrum = density(of.hessian, of.size, settings.probes, settings.steps, generator, device)
         means = class_means(of, classes)
+        if not hessian.values[0] > 0:
+            raise AnalysisError(
+                f"largest eigenvalue (={hessian.values[0]:g}) of the Hessian must be above 0: the network fits all "
+                f"{len(images)} images to the last digit. Give an earlier checkpoint with --ckpt, or more --images."
+            )
         first = hessian.vectors[:, : classes - 1]
         of_classes, split = overlap(means.span(), first), overlap(part.vectors, first)
         batches = mini_batches(of, hessian.vectors[:, :classes])
@@ -288,18 +294,27 @@ def sound(stage: str, one: Measured) -> list[Check]:
     ]  # fmt: skip
 
 
+def first_of(one: Measured) -> tuple[str, str, int]:
+    """How many eigenvectors `overlap` and `batches` are of, in words: C - 1 and C, or as many as there are; the second.
+
+    There are fewer where `--top` asks for fewer, and with more than 30 classes.
+    """
+    classes, found = len(one.classes), len(one.hessian.values)
+    return "C - 1" if found >= classes - 1 else str(found), "C" if found >= classes else str(found), min(classes, found)
+
+
 def claims(found: dict[str, Measured], weights: int) -> list[Check]:
     """What the papers say of trained networks; at another size, or of another kind, it need not hold."""
     trained, initial = found["trained"], found["initial"]
-    classes = len(trained.classes)
+    less, all_, count = first_of(trained)
     papyan = "Papyan 2020 (from memory)"
     checks = [
-        Check("trained: first C - 1 eigenvectors in the class means", trained.overlap, 0.85, 1, papyan, False),
-        Check("trained: correlation of C - 1 eigenvalues with the class means'", correlation(trained), 0.9, 1, papyan,
+        Check(f"trained: first {less} eigenvectors in the class means", trained.overlap, 0.85, 1, papyan, False),
+        Check(f"trained: correlation of {less} eigenvalues with the class means'", correlation(trained), 0.9, 1, papyan,
               False),
         Check("trained: Gauss-Newton part against Hessian, largest, relative", apart(trained)[0], 0, 0.05,
               "the loss is small: so is the rest", False),
-        Check("trained: mini-batch gradients in the first C, over chance", trained.batches * weights / classes, 100,
+        Check(f"trained: mini-batch gradients in the first {all_}, over chance", trained.batches * weights / count, 100,
               None, "Gur-Ari et al. 2018", False),
     ]  # fmt: skip
     names = [name for name in trained.features if name.startswith("h")]
@@ -331,6 +346,7 @@ def apart(one: Measured) -> Floats:
 def summary(one: Measured, weights: int) -> dict[str, Any]:
     """Numbers of one network."""
     classes = len(one.classes)
+    less, all_, _ = first_of(one)
     return {
         "loss": one.loss,
         "largest eigenvalue": float(one.hessian.values[0]),
@@ -341,12 +357,12 @@ def summary(one: Measured, weights: int) -> dict[str, Any]:
             one.hessian.residuals.max() / one.hessian.values[0]
         ),
         "Gauss-Newton against Hessian, relative, of the largest": float(apart(one)[0]),
-        "the same, mean of the first C - 1": float(apart(one)[: classes - 1].mean()),
-        "first C - 1 eigenvectors in those of the Gauss-Newton part": one.split,
-        "first C - 1 eigenvectors in the class means": one.overlap,
+        f"the same, mean of the first {less}": float(apart(one)[: classes - 1].mean()),
+        f"first {less} eigenvectors in those of the Gauss-Newton part": one.split,
+        f"first {less} eigenvectors in the class means": one.overlap,
         "the same of random vectors": classes / weights,
-        "correlation of C - 1 eigenvalues with the class means'": correlation(one),
-        "mini-batch gradients in the first C": one.batches,
+        f"correlation of {less} eigenvalues with the class means'": correlation(one),
+        f"mini-batch gradients in the first {all_}": one.batches,
         "weights": numbers_of(one.weights),
         "features": one.features,
     }
@@ -422,7 +438,8 @@ def draw_shares(ax: Any, found: dict[str, Measured]) -> None:
         places = np.arange(len(names)) + 0.36 * series - 0.18
         ax.bar(places, (one.overlap, one.split, one.batches), 0.34, color=OKABE_ITO[series], label=stage)
     ax.set_xticks(range(len(names)), names, fontsize=7)
-    ax.set(ylim=(0, 1.25), ylabel="share", title="the first C − 1, or C, eigenvectors")
+    less, all_, _ = first_of(found["trained"])
+    ax.set(ylim=(0, 1.25), ylabel="share", title=f"the first {less.replace('-', '−')}, or {all_}, eigenvectors")
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.legend(ncols=2, loc="upper center")
 
