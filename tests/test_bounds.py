@@ -16,7 +16,7 @@ from benchmarks.cli import main
 from benchmarks.phenomena import bounds, bounds_labels, bounds_run, bounds_width, capacity, weight_chain
 from benchmarks.phenomena.analysis import AnalysisError
 from benchmarks.phenomena.bounds_numbers import BOUNDS, NUMBERS, capacity_of_trained
-from benchmarks.phenomena.bounds_training import Fitting, network_of, train
+from benchmarks.phenomena.bounds_training import Fitting, network_of, read, train
 from benchmarks.phenomena.capacity import LayerNorms, Sample
 from benchmarks.phenomena.finished import load_run
 from benchmarks.phenomena.margins import margin_at, margins, normalised, share_within
@@ -48,6 +48,8 @@ def test_margins_by_hand() -> None:
         "the margin of rank 1 of 4 training images (=-1) must be above 0, and a share of 0.5 of them is classified "
         "wrong: train longer, or take a --quantile above 0.5."
     )
+    with pytest.raises(AnalysisError, match=r"classified wrong: use fewer of them\.$"):
+        margin_at(found, 0.25, "use fewer of them")
     with pytest.raises(AnalysisError, match="logits of 1 class must be of two or more"):
         margins(logits[:, :1], torch.zeros(4, dtype=torch.int64))
 
@@ -366,6 +368,33 @@ def test_slopes_of_fixed_maps() -> None:
     assert float(nn.MaxPool2d(3, 2)(wide).norm() / wide.norm()) == 2
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU(), ScaledTanh()])
+@pytest.mark.parametrize("biases", [False, True])
+def test_bartlett_mendelson_2002_of_averages_by_hand(activation: nn.Module, biases: bool) -> None:
+    """An average is at most its largest input: rows of l1 norm 3 and 5 times the slope, not times half of it."""
+    first, last = nn.Conv2d(1, 2, 1, bias=biases), nn.Linear(8, 3, bias=biases)
+    network = nn.Sequential(first, activation, nn.AvgPool2d(2), nn.Flatten(), last)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        first.weight[1, 0, 0, 0] = -3.0
+        last.weight[2, :5] = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    layers = norms_of(chain(network, copy.deepcopy(network), torch.randn(1, 1, 4, 4)))
+    slope = 1.7159 * 2 / 3 if isinstance(activation, ScaledTanh) else 1.0
+    assert [layer.sup_lipschitz for layer in layers] == pytest.approx([slope, 1])
+    assert layers[0].lipschitz == pytest.approx(1.0 if biases else slope / 2)
+    size, cost = capacity.rounded(3 * slope * 5 / 0.5)
+    wanted = 8 * 3 * size * math.sqrt(2 * math.log(2 * (16 + biases)) * 25) / 100
+    wanted += 3 * math.sqrt((math.log(200) + cost) / 200)
+    assert capacity.bartlett_mendelson_2002(layers, SAMPLE) == pytest.approx(wanted)
+
+
+def test_where_nothing_is_pooled_both_norms_have_one_constant() -> None:
+    network, start = moved(*NETWORKS["lenet5 of the paper"])
+    layers = norms_of(chain(network, start, torch.randn(1, 1, 32, 32)))
+    assert [layer.sup_lipschitz for layer in layers] == [layer.lipschitz for layer in layers]
+
+
 def test_numbers_that_do_not_know_the_scale() -> None:
     """One layer times 10, the next over 10: the same function, margins, products of norms and path norm."""
     network = network_of((6, 8, 3), torch.Generator().manual_seed(0))
@@ -538,6 +567,18 @@ def test_bounds_hold_at_smoke_size(study: str) -> None:
     assert all(text.startswith(("bound: ", "measure: ")) for text in kinds.values())
 
 
+def test_networks_that_fitted_too_little_are_refused_with_options_that_there_are() -> None:
+    images, fitting = read("digits"), Fitting(epochs=1)
+    narrow = bounds_width.WidthSettings("digits", 100, (2, 3), 2, fitting)
+    corrupted = bounds_labels.LabelSettings("digits", 100, (2,), (0.0, 1.0), 2, fitting)
+    for found in (
+        lambda: bounds_width.one_network(narrow, images, 2, 0),
+        lambda: bounds_labels.one_network(corrupted, images, 1.0, 0),
+    ):
+        with pytest.raises(AnalysisError, match=r"is classified wrong: use wider networks or fewer --samples\.$"):
+            found()
+
+
 ALWAYS = {"Bartlett 2017", "Bartlett 2017, from 0"}  # of any chain
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
 
@@ -576,13 +617,24 @@ def test_bounds_of_a_run(name: str, options: tuple[str, ...], wanted: set[str], 
     assert (numbers["no bounds, because"] is None) == bool(wanted)
     assert (numbers["training images n"], numbers["of them looked at"], numbers["test images"]) == (1437, 300, 200)
     assert set(numbers["numbers"]) == set(numbers["what they are"])
+    names = {check["name"] for check in record["checks"]}
+    assert ("largest |A x| / (s |x|) of 300 training images" in names) == bool(wanted)
+    travelled = numbers.get("training images for cushions, contraction, largest logits and |U_0 X|")
+    assert travelled == (300 if wanted else None)
 
 
-def test_a_run_which_comes_back_as_it_was(mlp: Path) -> None:
+def test_a_run_which_comes_back_as_it_was(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_run(str(mlp))
     before, state = copy.deepcopy(run.network.state_dict()), torch.get_rng_state()
     run.network.train()
+    exact: list[bool] = []  # whether convolutions are, in every pass
+    hook = run.network.register_forward_hook(lambda *_: exact.append(not torch.backends.cudnn.allow_tf32))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, device="cpu", images=100, test=100)
+    hook.remove()
+    assert exact
+    assert all(exact)
+    assert torch.backends.cudnn.allow_tf32
     assert outcome.numbers["of them looked at"] == 100
     assert run.network.training
     assert torch.equal(torch.get_rng_state(), state)
@@ -594,6 +646,7 @@ def test_numbers_of_a_run_by_hand(mlp: Path) -> None:
     """Gamma, errors and the sample once more, from the images; norms of the matrices themselves."""
     run = load_run(str(mlp))
     outcome = bounds.analyze(study="run", run=run, preset="smoke", quantile=0.4, images=1437, test=360)
+    assert "largest |A x| / (s |x|) of 500 training images" in {check.name for check in outcome.checks}
     (images, labels), (test, test_labels) = run.images("train", 1437, 0), run.images("test", 360, 0)
     with torch.no_grad():
         found, unseen = margins(run.network(images), labels), margins(run.network(test), test_labels)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.phenomena.analysis import Check, Outcome
 from benchmarks.phenomena.bounds_numbers import BOUNDS, NUMBERS, Kind, capacity_of_trained, constants
-from benchmarks.phenomena.bounds_training import CLASSES, Fitting, error_of, logits_of, read, train
+from benchmarks.phenomena.bounds_training import CLASSES, REMEDY, Fitting, error_of, logits_of, read, train
 from benchmarks.phenomena.capacity import noise_bound
 from benchmarks.phenomena.figures import GREY, MARKERS, OKABE_ITO, panels, points
 from benchmarks.phenomena.margins import margin_at, margins, normalised
@@ -87,7 +87,7 @@ def one_network(settings: LabelSettings, images: Images, share: float, seed: int
     x, y = spoilt.x, spoilt.y
     trained = train((x.shape[1], *settings.hidden, CLASSES), x, y, settings.fitting, seed)
     found = margins(logits_of(trained.network, x), y)
-    gamma = margin_at(found, QUANTILE)
+    gamma = margin_at(found, QUANTILE, REMEDY)
     capacity = capacity_of_trained(trained.network, trained.start, x, gamma, CLASSES)
     reach = float(x.double().square().sum().sqrt()) / len(x)
     spread = normalised(found, capacity.complexity, reach)

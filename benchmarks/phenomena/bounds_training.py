@@ -23,6 +23,7 @@ from datamodules.digits import Digits
 from datamodules.mnist import MNIST
 
 CLASSES = 10
+REMEDY = "use wider networks or fewer --samples"  # where images are not fitted in the epochs that there are
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.phenomena.analysis import Check, Outcome
 from benchmarks.phenomena.bounds_numbers import BOUNDS, NUMBERS, capacity_of_trained, constants
-from benchmarks.phenomena.bounds_training import CLASSES, Fitting, error_of, logits_of, read, train
+from benchmarks.phenomena.bounds_training import CLASSES, REMEDY, Fitting, error_of, logits_of, read, train
 from benchmarks.phenomena.figures import GREY, panels, points
 from benchmarks.phenomena.margins import margin_at, margins
 from datamodules.labels import subset
@@ -73,7 +73,7 @@ def one_network(settings: WidthSettings, images: Images, width: int, seed: int) 
     chosen = subset(len(images.x), settings.samples, seed, f"the training set of {images.name}")
     x, y = images.x[chosen], images.y[chosen]
     trained = train((x.shape[1], width, CLASSES), x, y, settings.fitting, seed)
-    gamma = margin_at(margins(logits_of(trained.network, x), y), QUANTILE)
+    gamma = margin_at(margins(logits_of(trained.network, x), y), QUANTILE, REMEDY)
     train_error, test_error = (error_of(trained.network, *one) for one in ((x, y), (images.test_x, images.test_y)))
     return {
         "training error": train_error,

@@ -43,8 +43,9 @@ class LayerNorms:
         rows: sum over the rows of A of their l2 norms, |A^T|_{2,1}.
         rows_from_start: sum over the rows of A - M of their l2 norms, |(A - M)^T|_{2,1}.
         from_start: |A - M|_F.
-        lipschitz: of phi.
+        lipschitz: of phi, in the l2 norm.
         maps: what phi consists of: relu, tanh, maximum, average; empty for the last layer.
+        sup_lipschitz: of phi, in the sup norm, in which an average has 1 whatever its windows.
     """
 
     inputs: int
@@ -57,6 +58,7 @@ class LayerNorms:
     from_start: float
     lipschitz: float = 1.0
     maps: frozenset[str] = frozenset()
+    sup_lipschitz: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,13 @@ def bartlett_mendelson_2002(layers: Sequence[LayerNorms], sample: Sample) -> flo
 
         4/gamma C 2^{L-1} prod_i rho_i |A_i|_{1,inf} sqrt(2 ln(2D) sum_k |x_k|_inf^2) / n + 3 sqrt(ln(2/delta) / 2n)
 
-    of (*), with Massart's lemma for the D inputs. Any maps of each unit by itself (ReLU, tanh), and averages, whose
-    rows have l1 norm 1; None where maxima are taken.
+    of (*), with Massart's lemma for the D inputs. rho_i is phi_i's in the sup norm: of maps of each unit by
+    itself (ReLU, tanh) their steepest slope, of averages, whose rows have l1 norm 1, 1. None where maxima are taken.
     """
     if not only(layers, {"relu", "tanh", "average"}):
         return None
     n = sample.images
-    rows = product([layer.largest_row * layer.lipschitz for layer in layers])
+    rows = product([layer.largest_row * layer.sup_lipschitz for layer in layers])
     size, cost = rounded(rows / sample.margin)
     inputs = math.sqrt(2 * math.log(2 * layers[0].inputs) * sample.peaks)
     leading = 2.0 ** (len(layers) + 1) * sample.classes * size * inputs / n

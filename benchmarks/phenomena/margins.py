@@ -25,8 +25,13 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return own - others.amax(1)
 
 
-def margin_at(found: Tensor, share: float) -> float:
+def margin_at(found: Tensor, share: float, remedy: str | None = None) -> float:
     """The margin that a share of the images does not exceed: the k-th smallest of N, k = share N, at least 1.
+
+    Args:
+        found: margins. [N]
+        share: 0 to 1.
+        remedy: what helps if it is not above 0, where there is neither longer training nor another --quantile.
 
     Raises:
         AnalysisError: it is not above 0, so that a margin bound has nothing to divide by.
@@ -35,9 +40,10 @@ def margin_at(found: Tensor, share: float) -> float:
     value = float(found.kthvalue(place).values)
     if not value > 0:
         wrong = float((found <= 0).double().mean())
+        remedy = remedy or f"train longer, or take a --quantile above {wrong:.3g}"
         raise AnalysisError(
             f"the margin of rank {place} of {len(found)} training images (={value:.3g}) must be above 0, and a share "
-            f"of {wrong:.3g} of them is classified wrong: train longer, or take a --quantile above {wrong:.3g}."
+            f"of {wrong:.3g} of them is classified wrong: {remedy}."
         )
     return value
 

@@ -360,7 +360,7 @@ def norms_of_one(stage: Stage, column: bool, row: bool) -> LayerNorms:
     squares = with_weights(stage.layer, torch.square)(ones).flatten()
     moved = with_weights(less_start(stage), torch.square)(ones).flatten()
     sizes = with_weights(stage.layer, torch.abs)(ones).flatten()
-    steepest = product_of_slopes(stage)
+    steepest, in_sup_norm = product_of_slopes(stage), product_of_sup_slopes(stage)
     return LayerNorms(
         inputs=math.prod(stage.given) + column,
         outputs=math.prod(stage.made) + row,
@@ -372,6 +372,7 @@ def norms_of_one(stage: Stage, column: bool, row: bool) -> LayerNorms:
         from_start=math.sqrt(float(moved.sum())),
         lipschitz=max(steepest, 1.0) if row else steepest,  # the 1 that is carried on keeps its size
         maps=frozenset(NAMES[type(one.module)] for one in stage.maps),
+        sup_lipschitz=max(in_sup_norm, 1.0) if row else in_sup_norm,
     )
 
 
@@ -395,8 +396,13 @@ def product_of_slopes(stage: Stage) -> float:
     return math.prod(slope(one) for one in stage.maps)
 
 
+def product_of_sup_slopes(stage: Stage) -> float:
+    """The same in the sup norm: of the activations alone, for no average or maximum is above its largest input."""
+    return math.prod(STEEPEST.get(type(one.module), 1.0) for one in stage.maps)
+
+
 def slope(one: Fixed) -> float:
-    """Lipschitz constant of a fixed map: of activations their steepest slope, of averages their operator norm.
+    """l2 Lipschitz constant of a fixed map: of activations their steepest slope, of averages their operator norm.
 
     A maximum is taken of each pixel at most as often as windows overlap there; the root of that is its constant.
     """
