@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from torch import Tensor
+from watched_runs import SHORT, fit_on_two_ranks, folder_of, recipe_with, state_of, without_clock
 
-from benchmarks.kernel_drift import COLUMNS, KernelDrift
+from benchmarks.kernel_drift import KernelDrift
 from benchmarks.phenomena.finished import load_run
 from benchmarks.phenomena.initial_weights import initial_network
 from benchmarks.phenomena.tangent_kernel import drift, tangent_kernel, turn
-from benchmarks.recipe import find_recipe
 from benchmarks.tables import read_rows
 
 Bench = Callable[..., tuple[int, str, str]]
 
-SHORT = ("--seed_everything", "0", "--data.loader", "torch", "--trainer.max_epochs", "3")
-
 
 def recipe(tmp_path: Path, **init_args: Any) -> str:
-    """digits/mlp; with arguments, the callback too and the name `watched`."""
-    content = yaml.safe_load(find_recipe("digits/mlp").read_text())
-    if init_args:
-        content["trainer"]["callbacks"] = [
-            {"class_path": "benchmarks.kernel_drift.KernelDrift", "init_args": init_args}
-        ]
-    path = tmp_path / ("watched.yaml" if init_args else "plain.yaml")
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
+    return recipe_with(tmp_path, "benchmarks.kernel_drift.KernelDrift", **init_args)
 
 
-def folder_of(runs: Path, name: str) -> Path:
-    (found,) = runs.glob(f"custom/{name}/*/seed-0")
-    return found
-
-
-def state_of(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    """Without what depends on the clock."""
-    return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in read_rows(folder / "kernel_drift.csv")]
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return without_clock(read_rows(folder / "kernel_drift.csv"))
 
 
 def test_rows_are_those_of_the_finished_run_and_training_is_the_same(bench: Bench, tmp_path: Path) -> None:
-    for config in (recipe(tmp_path), recipe(tmp_path, images=12)):
+    for config in (recipe_with(tmp_path), recipe(tmp_path, images=12)):
         status, _, err = bench("fit", "--config", config, *SHORT)
         assert status == 0, err
     plain, watched = (folder_of(tmp_path / "runs", name) for name in ("plain", "watched"))
@@ -99,11 +74,7 @@ def test_a_run_that_was_stopped_has_the_same_rows(
 
 
 def test_two_ranks(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "fit", "--config", recipe(tmp_path, images=6, outputs="sum"), *SHORT]
-    command += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fit_on_two_ranks(recipe(tmp_path, images=6, outputs="sum"), *SHORT)
     rows = rows_of(folder_of(tmp_path / "runs", "watched"))
     assert [int(row["epoch"]) for row in rows] == [-1, 0, 1, 2]
     assert float(rows[-1]["drift"]) > 0

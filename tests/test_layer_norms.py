@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+import watched_runs
 from torch import Tensor, nn
+from watched_runs import fit_on_two_ranks, folder_of, recipe_with, state_of, without_clock
 
-from benchmarks.layer_norms import COLUMNS, LayerNorms, layers_of, squared
+from benchmarks.layer_norms import LayerNorms, layers_of, squared
 from benchmarks.phenomena.finished import load_run
 from benchmarks.phenomena.initial_weights import initial_network
-from benchmarks.recipe import find_recipe
 from benchmarks.tables import read_rows
 
 Bench = Callable[..., tuple[int, str, str]]
 
-SHORT = ("--seed_everything", "0", "--data.loader", "torch", "--trainer.max_epochs", "2")
+SHORT = (*watched_runs.SHORT[:-1], "2")  # two epochs
 LAYERS = ["all", "hidden.0", "fc"]
 
 
-def recipe(tmp_path: Path, watched: bool, **init_args: Any) -> str:
-    """digits/mlp; with the callback, or without."""
-    content = yaml.safe_load(find_recipe("digits/mlp").read_text())
-    if watched:
-        content["trainer"]["callbacks"] = [{"class_path": "benchmarks.layer_norms.LayerNorms", "init_args": init_args}]
-    path = tmp_path / ("watched.yaml" if watched else "plain.yaml")
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
+def recipe(tmp_path: Path, **init_args: Any) -> str:
+    return recipe_with(tmp_path, "benchmarks.layer_norms.LayerNorms", **init_args)
 
 
-def folder_of(runs: Path, name: str) -> Path:
-    (found,) = runs.glob(f"custom/{name}/*/seed-0")
-    return found
-
-
-def state_of(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    """Without what depends on the clock."""
-    return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in read_rows(folder / "layer_norms.csv")]
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return without_clock(read_rows(folder / "layer_norms.csv"))
 
 
 def length(tensors: list[Tensor]) -> float:
@@ -55,12 +36,11 @@ def length(tensors: list[Tensor]) -> float:
 
 
 def test_rows_are_those_of_the_finished_run_and_training_is_the_same(bench: Bench, tmp_path: Path) -> None:
-    for config in (recipe(tmp_path, False), recipe(tmp_path, True, every_steps=3)):
+    for config in (recipe_with(tmp_path), recipe(tmp_path, every_steps=3)):
         status, _, err = bench("fit", "--config", config, *SHORT)
         assert status == 0, err
     plain, watched = (folder_of(tmp_path / "runs", name) for name in ("plain", "watched"))
     before, after = state_of(plain), state_of(watched)
-    assert before
     assert all(torch.equal(value, before[key]) for key, value in after.items())
 
     rows = read_rows(watched / "layer_norms.csv")
@@ -128,7 +108,7 @@ def test_only_the_first_rank_looks() -> None:
 def test_a_run_that_was_stopped_has_the_same_rows(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = recipe(tmp_path, True)
+    config = recipe(tmp_path)
     honest = LayerNorms.on_train_epoch_end
 
     def breaks(self: LayerNorms, trainer: Any, network: Any) -> None:
@@ -152,12 +132,8 @@ def test_a_run_that_was_stopped_has_the_same_rows(
 @pytest.mark.slow
 def test_two_ranks_have_the_rows_of_one(bench: Bench, tmp_path: Path) -> None:
     """The same batches, shared by two: weights and averaged gradients agree but for rounding."""
-    config = recipe(tmp_path, True, every_steps=1)
-    command = [sys.executable, "-m", "benchmarks", "fit", "--config", config, *SHORT, "--runs", str(tmp_path / "two")]
-    command += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    config = recipe(tmp_path, every_steps=1)
+    fit_on_two_ranks(config, *SHORT, "--runs", str(tmp_path / "two"))
     rows = rows_of(folder_of(tmp_path / "two", "watched"))
     assert bench("fit", "--config", config, *SHORT)[0] == 0
     alone = rows_of(folder_of(tmp_path / "runs", "watched"))

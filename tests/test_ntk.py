@@ -17,13 +17,14 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.cli import main
-from benchmarks.phenomena import ntk, ntk_run, ntk_width, tangent_kernel
+from benchmarks.phenomena import ntk, ntk_width, tangent_kernel
 from benchmarks.phenomena.analysis import AnalysisError, Outcome
 from benchmarks.phenomena.arc_cosine import kappa0, kappa1, kernels
 from benchmarks.phenomena.cards import RESULTS
 from benchmarks.phenomena.finished import FinishedRun, load_checkpoint, load_run
 from benchmarks.phenomena.initial_weights import initial_network, with_statistics
 from benchmarks.phenomena.ntk_width import TwoLayers
+from benchmarks.phenomena.options import place
 from models.lenet import LeNet5, ScaledTanh
 from models.mlp import MLP
 from models.resnet import ResNet
@@ -76,8 +77,8 @@ class Deep(nn.Module):
         self.weights = nn.ParameterList(torch.randn(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        for place, weight in enumerate(self.weights):
-            x = (x.relu() * math.sqrt(2) if place else x) @ weight / math.sqrt(len(weight))
+        for layer, weight in enumerate(self.weights):
+            x = (x.relu() * math.sqrt(2) if layer else x) @ weight / math.sqrt(len(weight))
         return x
 
 
@@ -420,8 +421,8 @@ def test_numbers_of_a_run_against_a_kernel_by_hand(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"study": "run"}, "--study (=run) needs a trained network: --run with the folder seed-N of a finished run."),
-        ({"outputs": "sum"}, "--outputs (=sum) is for --study run, not width: leave it out."),
-        ({"memory_gb": 2.0}, "--memory_gb (=2.0) is for --study run, not width: leave it out."),
+        ({"outputs": "sum"}, "--outputs (=sum) is for run, not width: leave it out."),
+        ({"memory_gb": 2.0}, "--memory_gb (=2.0) is for run, not width: leave it out."),
         ({"images": 3}, "--images (=3) must be at least 10: leave it out for the preset's."),
         ({"networks": 1}, "--networks (=1) must be at least 2: leave it out for the preset's."),
         ({"steps": 0}, "--steps (=0) must be at least 1: leave it out for the preset's."),
@@ -438,7 +439,7 @@ def test_options_of_a_run_that_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for options, message in (
         ({}, "is for --study run, width trains networks of its own: add --study run."),
-        ({"study": "run", "steps": 5}, "--steps (=5) is for --study width, not run: leave it out."),
+        ({"study": "run", "steps": 5}, "--steps (=5) is for width, not run: leave it out."),
         ({"study": "run", "test": 3}, "--test (=3) must be at least 10: leave it out for the preset's."),
         ({"study": "run", "memory_gb": -1.0}, "--memory_gb (=-1) must be above 0, it is a bound: use 1."),
         ({"study": "run", "device": "cuda"}, "--device (=cuda) must be there, torch sees no GPU: use --device cpu"),
@@ -447,7 +448,7 @@ def test_options_of_a_run_that_are_refused(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(AnalysisError) as error:
             ntk.analyze(run=run, preset="smoke", **options)  # type: ignore[arg-type]
         assert message in str(error.value)
-    assert ntk_run.place("auto") == torch.device("cpu")
+    assert place("auto") == torch.device("cpu")
 
 
 # -- committed --------------------------------------------------------------------------------------------------------

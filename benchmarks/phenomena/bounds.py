@@ -19,13 +19,12 @@ says which a number is, and which constants it has. Three studies:
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from benchmarks.phenomena import bounds_labels, bounds_run, bounds_width
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
 from benchmarks.phenomena.finished import FinishedRun
-from benchmarks.phenomena.ntk_run import Device
+from benchmarks.phenomena.options import Device, changed, check_given, check_run
 
 PAPER = (
     "Bartlett, Foster, Telgarsky 2017, Spectrally-normalized margin bounds; Neyshabur et al. 2019, The role of "
@@ -84,10 +83,7 @@ def analyze(
         "networks": networks, "widths": widths, "shares": shares,
     }  # fmt: skip
     check_options(study, run, given)
-    changed = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
-    }
-    settings = dataclasses.replace(STUDIES[study].PRESETS[preset], **changed)
+    settings = changed(STUDIES[study].PRESETS[preset], given)
     return bounds_run.study(run, settings, seed) if run is not None else STUDIES[study].study(settings, seed)
 
 
@@ -97,21 +93,8 @@ def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) 
     Raises:
         AnalysisError: naming the value, the rule and the remedy.
     """
-    if study != "run" and run is not None:
-        raise AnalysisError(
-            f"--run (={run.name}) is for --study run, {study} trains networks of its own: add --study run."
-        )
-    if study == "run" and run is None:
-        raise AnalysisError(
-            "--study (=run) needs a trained network: --run with the folder seed-N of a finished run. "
-            "`python -m benchmarks fit --config mnist/lenet5 --seed_everything 0` trains one."
-        )
-    for name, studies in OF_STUDY.items():
-        if given[name] is not None and study not in studies:
-            raise AnalysisError(f"--{name} (={given[name]}) is for {' and '.join(studies)}, not {study}: leave it out.")
-    for name, least in LEAST.items():
-        if given[name] is not None and given[name] < least:
-            raise AnalysisError(f"--{name} (={given[name]}) must be at least {least}: leave it out for the preset's.")
+    check_run(study, run)
+    check_given(study, given, OF_STUDY, LEAST)
     if given["quantile"] is not None:
         bounds_run.check_quantile(given["quantile"])
     check_lists(given["widths"], given["shares"])

@@ -29,7 +29,7 @@ from benchmarks.phenomena.finished import FinishedRun
 from benchmarks.phenomena.hessian import exact_convolutions
 from benchmarks.phenomena.initial_weights import initial_network
 from benchmarks.phenomena.margins import margin_at, margins, share_within
-from benchmarks.phenomena.ntk_run import Device, place
+from benchmarks.phenomena.options import Device, place
 from benchmarks.phenomena.weight_chain import (
     NORMS,
     NoChain,

@@ -16,11 +16,11 @@ gradient descent.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from benchmarks.phenomena import diagonal_net, max_margin, shortest_solution, width_sweep
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
+from benchmarks.phenomena.options import changed, check_given
 
 PAPER = (
     "Neyshabur, Tomioka, Srebro 2015, In search of the real inductive bias; Soudry et al. 2018, The implicit bias of "
@@ -67,10 +67,7 @@ def analyze(
     check_options(study, given, settings)
     if study == "width":
         given["networks"] = given.pop("repetitions")
-    changed = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
-    }
-    return module.study(dataclasses.replace(settings, **changed), seed)
+    return module.study(changed(settings, given), seed)
 
 
 OF_STUDY = {  # options that only some studies have
@@ -87,11 +84,9 @@ def check_options(study: Study, given: dict[str, Any], settings: Any) -> None:
     Raises:
         AnalysisError: naming the value, the rule and the remedy.
     """
-    for name, studies in OF_STUDY.items():
-        if given[name] is not None and study not in studies:
-            raise AnalysisError(f"--{name} (={given[name]}) is for {' and '.join(studies)}, not {study}: leave it out.")
+    check_given(study, given, OF_STUDY, {"epochs": 1})
     samples, repetitions, alphas = given["samples"], given["repetitions"], given["alphas"]
-    widths, epochs = given["widths"], given["epochs"]
+    widths = given["widths"]
     if isinstance(repetitions, int) and repetitions < 2:
         raise AnalysisError(f"--repetitions (={repetitions}) must be at least 2, to show a spread: use 3 or more.")
     if isinstance(samples, int):
@@ -115,5 +110,3 @@ def check_options(study: Study, given: dict[str, Any], settings: Any) -> None:
                 f"--widths (={widths}) must ascend and hold {fitted}, which fits all, and wider ones: "
                 f"use [4,{fitted},{8 * fitted}]."
             )
-    if isinstance(epochs, int) and epochs < 1:
-        raise AnalysisError(f"--epochs (={epochs}) must be at least 1: leave it out for the preset's.")

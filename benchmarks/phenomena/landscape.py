@@ -19,13 +19,12 @@ Losses that are not finite are counted, and hatched where they are drawn.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from benchmarks.phenomena import landscape_run, landscape_skips, loss_ensemble, minima_between
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
 from benchmarks.phenomena.finished import FinishedRun
-from benchmarks.phenomena.ntk_run import Device
+from benchmarks.phenomena.options import Device, changed, check_given, check_run
 
 PAPER = (
     "Li, Xu, Taylor, Studer, Goldstein 2018, Visualizing the loss landscape of neural nets; Choromanska et al. 2015, "
@@ -37,17 +36,12 @@ VARIANT = "study"
 
 Study = Literal["skips", "ensemble", "between", "run"]
 STUDIES: dict[str, Any] = {"skips": landscape_skips, "ensemble": loss_ensemble, "between": minima_between}
-OPTIONS = {  # studies that have an option, and the least value that makes sense
-    "networks": (("skips", "ensemble", "between"), 1),
-    "epochs": (("skips", "ensemble", "between"), 1),
-    "images": (("skips", "run"), 10),
-    "points": (("skips", "run"), 5),
-    "radius": (("skips", "run"), None),
-    "test": (("run",), 10),
-    "batch": (("run",), 1),
-    "device": (("run",), None),
-    "other": (("run",), None),
+OF_STUDY = {  # options that only some studies have
+    **dict.fromkeys(("networks", "epochs"), ("skips", "ensemble", "between")),
+    **dict.fromkeys(("images", "points", "radius"), ("skips", "run")),
+    **dict.fromkeys(("test", "batch", "device", "other"), ("run",)),
 }
+LEAST = {"networks": 1, "epochs": 1, "images": 10, "points": 5, "test": 10, "batch": 1}
 
 
 def analyze(
@@ -86,10 +80,9 @@ def analyze(
         "device": device, "networks": networks, "epochs": epochs,
     }  # fmt: skip
     check_options(study, run, given)
-    changed = {name: value for name, value in given.items() if value is not None}
     if study == "run" and run is not None:
-        return landscape_run.study(run, dataclasses.replace(landscape_run.PRESETS[preset], **changed), seed)
-    return STUDIES[study].study(dataclasses.replace(STUDIES[study].PRESETS[preset], **changed), seed)
+        return landscape_run.study(run, changed(landscape_run.PRESETS[preset], given), seed)
+    return STUDIES[study].study(changed(STUDIES[study].PRESETS[preset], given), seed)
 
 
 def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) -> None:
@@ -98,24 +91,8 @@ def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) 
     Raises:
         AnalysisError: naming the value, the rule and the remedy.
     """
-    if study != "run" and run is not None:
-        raise AnalysisError(
-            f"--run (={run.name}) is for --study run, {study} trains networks of its own: add --study run."
-        )
-    if study == "run" and run is None:
-        raise AnalysisError(
-            "--study (=run) needs a trained network: --run with the folder seed-N of a finished run. "
-            "`python -m benchmarks fit --config mnist/lenet5 --seed_everything 0` trains one."
-        )
-    for name, (studies, least) in OPTIONS.items():
-        value = given[name]
-        if value is None:
-            continue
-        if study not in studies:
-            raise AnalysisError(f"--{name} (={value}) is for {' and '.join(studies)}, not {study}: leave it out.")
-        smallest = 2 if name == "networks" and study != "skips" else least
-        if smallest is not None and value < smallest:
-            raise AnalysisError(f"--{name} (={value}) must be at least {smallest}: leave it out for the preset's.")
+    check_run(study, run)
+    check_given(study, given, OF_STUDY, LEAST if study == "skips" else LEAST | {"networks": 2})
     points, radius = given["points"], given["radius"]
     if points is not None and points % 2 == 0:
         raise AnalysisError(f"--points (={points}) must be odd, so that one is the network itself: use {points + 1}.")

@@ -23,7 +23,7 @@ from benchmarks.phenomena.figures import GREY, OKABE_ITO, panels
 from benchmarks.phenomena.finished import FinishedRun, load_run
 from benchmarks.phenomena.hessian import exact_convolutions
 from benchmarks.phenomena.initial_weights import initial_network, with_statistics
-from benchmarks.phenomena.ntk_run import Device, place
+from benchmarks.phenomena.options import Device, place
 from benchmarks.phenomena.slice_figures import colour_bar, draw_line, draw_plane, said_of_holes, scale
 from benchmarks.phenomena.slices import (
     Floats,

@@ -15,13 +15,12 @@ Two studies:
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from benchmarks.phenomena import ntk_run, ntk_width
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
 from benchmarks.phenomena.finished import FinishedRun
-from benchmarks.phenomena.ntk_run import Device
+from benchmarks.phenomena.options import Device, changed, check_given, check_run
 from benchmarks.phenomena.tangent_kernel import Outputs
 
 PAPER = (
@@ -61,48 +60,32 @@ def analyze(
         preset: smoke, cpu or full.
         seed: of weights and images.
     """
-    of_run = {"test": test, "outputs": outputs, "memory_gb": memory_gb, "device": device}
-    of_width = {"networks": networks, "steps": steps}
-    check_options(study, run, images, of_run, of_width)
+    given: dict[str, Any] = {
+        "images": images, "test": test, "outputs": outputs, "memory_gb": memory_gb, "device": device,
+        "networks": networks, "steps": steps,
+    }  # fmt: skip
+    check_options(study, run, given)
     if study == "run" and run is not None:
-        return ntk_run.study(run, changed(ntk_run.PRESETS[preset], {"images": images, **of_run}), seed)
-    return ntk_width.study(changed(ntk_width.PRESETS[preset], {"points": images, **of_width}), seed)
+        return ntk_run.study(run, changed(ntk_run.PRESETS[preset], given), seed)
+    given["points"] = given.pop("images")
+    return ntk_width.study(changed(ntk_width.PRESETS[preset], given), seed)
 
 
-def changed(settings: Any, given: dict[str, Any]) -> Any:
-    """`settings` with what was given."""
-    return dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
+OF_STUDY = {  # options that only one study has
+    **dict.fromkeys(("test", "outputs", "memory_gb", "device"), ("run",)),
+    **dict.fromkeys(("networks", "steps"), ("width",)),
+}
+LEAST = {"images": 10, "test": 10, "networks": 2, "steps": 1}
 
 
-def check_options(
-    study: Study, run: FinishedRun | None, images: int | None, of_run: dict[str, Any], of_width: dict[str, Any]
-) -> None:
+def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) -> None:
     """Refuse values that cannot be run.
 
     Raises:
         AnalysisError: naming the value, the rule and the remedy.
     """
-    if study == "width" and run is not None:
-        raise AnalysisError(
-            f"--run (={run.name}) is for --study run, width trains networks of its own: add --study run."
-        )
-    if study == "run" and run is None:
-        raise AnalysisError(
-            "--study (=run) needs a trained network: --run with the folder seed-N of a finished run. "
-            "`python -m benchmarks fit --config mnist/lenet5 --seed_everything 0` trains one."
-        )
-    for name, value in (of_run if study == "width" else of_width).items():
-        if value is not None:
-            other = "run" if study == "width" else "width"
-            raise AnalysisError(f"--{name} (={value}) is for --study {other}, not {study}: leave it out.")
-    for name, value, least in (
-        ("images", images, 10),
-        ("test", of_run["test"], 10),
-        ("networks", of_width["networks"], 2),
-        ("steps", of_width["steps"], 1),
-    ):
-        if value is not None and value < least:
-            raise AnalysisError(f"--{name} (={value}) must be at least {least}: leave it out for the preset's.")
-    memory = of_run["memory_gb"]
+    check_run(study, run)
+    check_given(study, given, OF_STUDY, LEAST)
+    memory = given["memory_gb"]
     if memory is not None and not memory > 0:
         raise AnalysisError(f"--memory_gb (={memory:g}) must be above 0, it is a bound: use 1.")

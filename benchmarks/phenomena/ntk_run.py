@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.phenomena.analysis import AnalysisError, Check, Outcome, untouched
+from benchmarks.phenomena.analysis import Check, Outcome, untouched
 from benchmarks.phenomena.figures import OKABE_ITO, panels
 from benchmarks.phenomena.finished import FinishedRun
 from benchmarks.phenomena.initial_weights import initial_network, with_statistics
+from benchmarks.phenomena.options import Device, place
 from benchmarks.phenomena.tangent_kernel import (
     Outputs,
     drift,
@@ -34,8 +35,6 @@ from benchmarks.phenomena.tangent_kernel import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,6 @@ class RunSettings:
 
 
 PRESETS = {"smoke": RunSettings(40, 40), "cpu": RunSettings(200, 200), "full": RunSettings(2000, 2000, memory_gb=16)}
-
-
-def place(device: Device) -> torch.device:
-    """The device that is asked for.
-
-    Raises:
-        AnalysisError: there is no such GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AnalysisError("--device (=cuda) must be there, torch sees no GPU: use --device cpu, or auto.")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def study(run: FinishedRun, settings: RunSettings, seed: int) -> Outcome:
@@ -197,7 +185,9 @@ def picture(settings: RunSettings, kernels: dict[str, Tensor], right: dict[str, 
     starts = [int((labels < c).sum()) for c in range(1, int(labels.max()) + 1)]
     for ax, (name, kernel) in zip(axes, kernels.items(), strict=False):
         size = kernel[:n, :n].diagonal().sqrt()
-        shown = ax.imshow((kernel[:n, :n] / size[:, None] / size).numpy(), cmap="viridis", vmin=0, vmax=1)
+        # "none": resampled, its noise would make the files three times as large
+        cosines = (kernel[:n, :n] / size[:, None] / size).numpy()
+        shown = ax.imshow(cosines, cmap="viridis", vmin=0, vmax=1, interpolation="none")
         for start in starts:
             ax.axhline(start - 0.5, color="white", linewidth=0.3)
             ax.axvline(start - 0.5, color="white", linewidth=0.3)

@@ -26,13 +26,12 @@ gradients.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from benchmarks.phenomena import feature_spectra, hessian_mixture, spectra_run, trained_by_epochs, weight_spectra
 from benchmarks.phenomena.analysis import AnalysisError, Outcome, Preset
 from benchmarks.phenomena.finished import FinishedRun
-from benchmarks.phenomena.ntk_run import Device
+from benchmarks.phenomena.options import Device, changed, check_given, check_run
 
 PAPER = (
     "Sagun et al. 2017, Empirical analysis of the Hessian of over-parametrized neural networks; Papyan 2020, Traces of "
@@ -85,12 +84,11 @@ def analyze(
     given: dict[str, Any] = {"images": images, **of_run, "device": device}
     given |= {"networks": networks, "loss": loss, "epochs": epochs}
     check_options(study, run, given)
-    changes = {name: value for name, value in given.items() if value is not None}
     if study == "run" and run is not None:
-        return spectra_run.study(run, dataclasses.replace(spectra_run.PRESETS[preset], **changes), seed)
+        return spectra_run.study(run, changed(spectra_run.PRESETS[preset], given), seed)
     if study == "mixture":
-        return hessian_mixture.study(dataclasses.replace(hessian_mixture.PRESETS[preset], **changes), seed)
-    settings = dataclasses.replace(trained_by_epochs.PRESETS[preset], **changes)
+        return hessian_mixture.study(changed(hessian_mixture.PRESETS[preset], given), seed)
+    settings = changed(trained_by_epochs.PRESETS[preset], given)
     return (weight_spectra if study == "weights" else feature_spectra).study(settings, seed)
 
 
@@ -109,23 +107,8 @@ def check_options(study: Study, run: FinishedRun | None, given: dict[str, Any]) 
     Raises:
         AnalysisError: naming the value, the rule and the remedy.
     """
-    if study != "run" and run is not None:
-        raise AnalysisError(
-            f"--run (={run.name}) is for --study run, {study} trains networks of its own: add --study run."
-        )
-    if study == "run" and run is None:
-        raise AnalysisError(
-            "--study (=run) needs a trained network: --run with the folder seed-N of a finished run. "
-            "`python -m benchmarks fit --config mnist/lenet5 --seed_everything 0` trains one."
-        )
-    for name, value in given.items():
-        if value is None:
-            continue
-        if study not in OF_STUDY[name]:
-            others = " and ".join(OF_STUDY[name])
-            raise AnalysisError(f"--{name} (={value}) is for {others}, not {study}: leave it out.")
-        if name in LEAST and value < LEAST[name]:
-            raise AnalysisError(f"--{name} (={value}) must be at least {LEAST[name]}: leave it out for the preset's.")
+    check_run(study, run)
+    check_given(study, given, OF_STUDY, LEAST)
     for name, remedy in (("memory_gb", "it is a bound: use 2"), ("loss", "training never reaches 0: use 0.03")):
         if given[name] is not None and not given[name] > 0:
             raise AnalysisError(f"--{name} (={given[name]:g}) must be above 0, {remedy}.")

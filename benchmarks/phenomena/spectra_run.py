@@ -31,7 +31,7 @@ from benchmarks.phenomena.hessian import Curvature, Loss, curvature, seconds_of
 from benchmarks.phenomena.hessian_mixture import share
 from benchmarks.phenomena.initial_weights import initial_network, with_statistics
 from benchmarks.phenomena.lanczos import Density, Top, density, top_eigenpairs
-from benchmarks.phenomena.ntk_run import Device, place
+from benchmarks.phenomena.options import Device, place
 from benchmarks.phenomena.weight_spectra import Spectra, numbers_of, spectra_of
 from models.classifier import Classifier
 
