@@ -42,6 +42,7 @@ from benchmarks.phenomena.weight_chain import (
     through,
 )
 from benchmarks.suite_cli import quiet_warnings
+from benchmarks.throughput import wait_for_device
 from datamodules.base import Split
 
 if TYPE_CHECKING:
@@ -215,26 +216,26 @@ def plan(network: nn.Module, stages: list[Stage], image: Tensor, count: int) -> 
     with torch.no_grad():
         few = image.expand(10, *image.shape[1:]).contiguous()
         network(few)
-        passes = timed(lambda: network(few)) / 10 * count
+        passes = timed(lambda: network(few), image.device) / 10 * count
     norms = 0.0
     for stage in stages:
         apply = matrix_of(stage, False, False)
         v = torch.ones(math.prod(stage.given), dtype=torch.float64, device=stage.device)
-        norms += 4 * timed(lambda apply=apply, v=v: apply(v)) * 100  # forward, backward, vectors, 100 times
+        norms += (
+            4 * timed(lambda apply=apply, v=v: apply(v), stage.device) * 100
+        )  # forward, backward, vectors, 100 times
     return (
         f"margins of {count} images, about {passes:.0f} s, and norms of {len(stages)} layers, about {norms:.1f} s, on "
         f"{image.device}"
     )
 
 
-def timed(function: Any) -> float:
+def timed(function: Any, device: torch.device) -> float:
     """Seconds of a call, after the device has done what it was asked before."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_device(device)
     started = time.perf_counter()
     function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_device(device)
     return time.perf_counter() - started
 
 

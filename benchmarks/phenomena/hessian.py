@@ -27,6 +27,7 @@ from torch.func import functional_call
 
 from benchmarks.phenomena.analysis import AnalysisError, untouched
 from benchmarks.phenomena.tangent_kernel import fixed_of, weights_of
+from benchmarks.throughput import wait_for_device
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Parts = Sequence[Tensor]
@@ -174,14 +175,8 @@ def seconds_of(product: Callable[[Tensor], Tensor], size: int, device: torch.dev
     """What one product takes, after one that does not count."""
     v = torch.ones(size, dtype=torch.float64, device=device) / size**0.5
     product(v)
-    wait(device)
+    wait_for_device(device)
     started = time.perf_counter()
     product(v)
-    wait(device)
+    wait_for_device(device)
     return time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has caught up."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from benchmarks.phenomena.analysis import AnalysisError, steps, untouched
+from benchmarks.throughput import wait_for_device
 
 Outputs = Literal["each", "sum"]
 Weights = dict[str, Tensor]
@@ -122,10 +123,10 @@ def plan(network: nn.Module, images: Tensor, outputs: Outputs = "each", memory_g
         gradients(network, few, outputs)  # the first time is no measure
         started = time.perf_counter()
         rows = gradients(network, few, outputs).flatten(1)
-        _wait(rows)
+        wait_for_device(rows.device)
         each = (time.perf_counter() - started) / len(few)
         started = time.perf_counter()
-        _wait(rows @ rows.T)
+        wait_for_device((rows @ rows.T).device)
         product = (time.perf_counter() - started) / len(few) ** 2
     seconds = made.passes * each + made.images**2 / 2 * product
     return Plan(made.images, made.logits, made.weights, made.block, seconds, made.device)
@@ -147,12 +148,6 @@ def _sizes(network: nn.Module, images: Tensor, outputs: Outputs, memory_gb: floa
             f"{remedy}."
         )
     return Plan(len(images), logits, weights, min(block, len(images)), float("nan"), str(images.device))
-
-
-def _wait(x: Tensor) -> None:
-    """Until x is computed: a GPU runs behind."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
 
 
 def tangent_kernel(network: nn.Module, images: Tensor, outputs: Outputs = "each", memory_gb: float = 1.0) -> Tensor:
