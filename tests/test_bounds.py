@@ -6,10 +6,12 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cli import main
@@ -151,6 +153,31 @@ def test_neyshabur_2018_by_hand() -> None:
     divergence = 16 * math.e**2 * 4 * 16 * 1.05**30 * 8 * math.log(64) * (9 / 4 + 4)
     wanted = 4 * math.sqrt((divergence + math.log(60_000) + math.log(3 * 16**2)) / 99)
     assert capacity.neyshabur_2018([RELU, LAST], SAMPLE) == pytest.approx(wanted)
+
+
+def test_neyshabur_2018_from_the_start_by_hand() -> None:
+    """1 / gamma = 2 = 1.05^{14.2}, s = (2, 1/2) to j = 15 and -14; distances 2.5 and 0.7; h = 8, L = 2, B = 4."""
+    ratio = 1.05 ** (15 + 15 - 14)
+    moved = (2.5 / 1.05**15) ** 2 + (0.7 / 1.05**-14) ** 2
+    divergence = 16 * math.e**2 * 4 * 16 * ratio**2 * 8 * math.log(64) * moved
+    costs = 2 * math.log(3 * 16**2) + math.log(3 * 15**2)
+    wanted = 4 * math.sqrt((divergence + math.log(60_000) + costs) / 99)
+    assert capacity.neyshabur_2018_from_start([RELU, LAST], SAMPLE) == pytest.approx(wanted)
+    assert capacity.neyshabur_2018_from_start([replace(RELU, spectral=0.0), LAST], SAMPLE) is None
+
+
+def test_noise_of_neyshabur_2018_from_the_start_moves_logits_by_a_quarter_of_the_margin() -> None:
+    """What the proof needs of tau: disturbed networks stay that near, by far more than half of them."""
+    torch.manual_seed(0)
+    x, network = torch.randn(30, 12), network_of((12, 20, 3), torch.Generator().manual_seed(0))
+    first, last = (network[place].weight.detach() for place in (0, 2))
+    norms = [capacity.rounded(float(torch.linalg.matrix_norm(one, 2)))[0] for one in (first, last)]
+    gamma, h, longest = 0.5, 20, float(x.norm(dim=1).max())
+    tau = gamma / (4 * math.e * math.sqrt(2) * 2 * longest * math.prod(norms) * math.sqrt(h * math.log(4 * 2 * h)))
+    logits = network(x).detach()
+    for _ in range(20):
+        noisy = [one + norm * tau * torch.randn_like(one) for one, norm in zip((first, last), norms, strict=True)]
+        assert float(((x @ noisy[0].T).relu() @ noisy[1].T - logits).norm(dim=1).max()) <= gamma / 4
 
 
 def test_neyshabur_2019_by_hand() -> None:
@@ -536,6 +563,27 @@ def test_training_starts_where_it_says_and_fits() -> None:
     assert 0.95 / math.sqrt(6) < largest <= 1 / math.sqrt(6)
 
 
+def test_the_ntk_parametrisation_is_jacots() -> None:
+    """SGD of W in x -> Wx / sqrt(in), written out, ends at the same matrices W / sqrt(in); W begins as N(0, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=generator), torch.randint(3, (40,), generator=generator)
+    trained = train((6, 30, 3), x, y, Fitting(rate=0.5, batch=40, epochs=8, parametrisation="ntk"), 5)
+    begun = [trained.start[place].weight.detach() for place in (0, 2)]
+    weights = [(one * math.sqrt(one.shape[1])).requires_grad_() for one in begun]
+    optimizer = torch.optim.SGD(weights, lr=0.5, momentum=0.9)
+    for _ in range(8):
+        loss = F.cross_entropy((x @ weights[0].T / math.sqrt(6)).relu() @ weights[1].T / math.sqrt(30), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for place, weight in zip((0, 2), weights, strict=True):
+        torch.testing.assert_close(trained.network[place].weight, weight.detach() / math.sqrt(weight.shape[1]))
+        assert not torch.equal(trained.network[place].weight, trained.start[place].weight)
+    drawn = network_of((400, 300, 10), torch.Generator().manual_seed(1), "ntk")
+    assert float(drawn[0].weight.detach().std()) == pytest.approx(1 / 20, rel=0.01)
+    assert float(drawn[2].weight.detach().std()) == pytest.approx(1 / math.sqrt(300), rel=0.05)
+
+
 def test_noise_is_the_largest_that_is_borne() -> None:
     """One weight of 1: x = 1 is right until the noise turns its sign, with sigma about 1/1.64 for 5 %."""
     network = nn.Sequential(nn.Linear(1, 2, bias=False))
@@ -556,7 +604,7 @@ def test_exponent_of_a_power() -> None:
     assert bounds_width.exponent(widths, values) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("study", ["width", "labels"])
+@pytest.mark.parametrize("study", ["width", "width_ntk", "labels"])
 def test_bounds_hold_at_smoke_size(study: str) -> None:
     outcome = bounds.analyze(study=study, preset="smoke", networks=2)  # type: ignore[arg-type]
     assert [f"{check.name} = {check.value}" for check in outcome.failed] == []
@@ -579,7 +627,7 @@ def test_networks_that_fitted_too_little_are_refused_with_options_that_there_are
             found()
 
 
-ALWAYS = {"Bartlett 2017", "Bartlett 2017, from 0"}  # of any chain
+ALWAYS = {"Bartlett 2017", "Bartlett 2017, from 0", "Neyshabur 2018, from the start"}  # of any chain
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
 
 
@@ -679,7 +727,7 @@ def test_a_run_that_fitted_too_little_is_refused(tmp_path: Path) -> None:
         ({"study": "run"}, "--study (=run) needs a trained network: --run with the folder seed-N of a finished run."),
         ({"images": 200}, "--images (=200) is for run, not width: leave it out."),
         ({"device": "cpu"}, "--device (=cpu) is for run, not width: leave it out."),
-        ({"study": "labels", "widths": [2, 4]}, "--widths (=[2, 4]) is for width, not labels: leave it out."),
+        ({"study": "labels", "widths": [2, 4]}, "--widths (=[2, 4]) is for width and width_ntk, not labels: leave"),
         ({"shares": [0, 1]}, "--shares (=[0, 1]) is for labels, not width: leave it out."),
         ({"samples": 99}, "--samples (=99) must be at least 100: leave it out for the preset's."),
         ({"networks": 1}, "--networks (=1) must be at least 2: leave it out for the preset's."),

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,22 +26,27 @@ from datamodules.mnist import MNIST
 CLASSES = 10
 REMEDY = "use wider networks or fewer --samples"  # where images are not fitted in the epochs that there are
 
+Parametrisation = Literal["pytorch", "ntk"]
+
 
 @dataclass(frozen=True)
 class Fitting:
     """SGD with momentum 0.9 on cross-entropy, without weight decay, until the training set is learnt.
 
     Args:
-        rate: learning rate.
+        rate: learning rate; of the parametrisation's own weights.
         batch: images of a step.
         loss: mean cross-entropy over the training set at which training ends, if there is no training error either.
         epochs: at most.
+        parametrisation: `pytorch`, layers x -> Ax with A from U(+-1/sqrt(in)); or `ntk`, x -> Wx / sqrt(in) with W from
+            N(0, 1), whose A = W / sqrt(in) have their own learning rates, rate / in (Jacot, Gabriel, Hongler 2018).
     """
 
     rate: float = 0.05
     batch: int = 100
     loss: float = 0.01
     epochs: int = 300
+    parametrisation: Parametrisation = "pytorch"
 
 
 def read(dataset: str) -> Images:
@@ -52,14 +58,26 @@ def read(dataset: str) -> Images:
     return Images(dataset, x, y, test_x, test_y, CLASSES)
 
 
-def network_of(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of these sizes without biases, ReLU between them; weights as PyTorch's, U(+-1/sqrt(in))."""
+def network_of(
+    sizes: Sequence[int], generator: torch.Generator, parametrisation: Parametrisation = "pytorch"
+) -> nn.Sequential:
+    """Linear layers x -> Ax of these sizes without biases, ReLU between them; A as the parametrisation draws it."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
-        nn.init.uniform_(layer.weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+        if parametrisation == "ntk":
+            nn.init.normal_(layer.weight, 0, 1 / math.sqrt(inputs), generator=generator)
+        else:
+            nn.init.uniform_(layer.weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def groups_of(network: nn.Module, fitting: Fitting) -> list[dict[str, Any]]:
+    """The matrices A, each with its learning rate: a step of W by rate dL/dW is one of A by (rate / in) dL/dA."""
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
+    shares = [1 / weight.shape[1] if fitting.parametrisation == "ntk" else 1.0 for weight in weights]
+    return [{"params": [weight], "lr": fitting.rate * share} for weight, share in zip(weights, shares, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -74,9 +92,9 @@ class Trained:
 def train(sizes: Sequence[int], x: Tensor, y: Tensor, fitting: Fitting, seed: int) -> Trained:
     """Train on x [n, D] with labels y [n], until they are fitted."""
     generator = torch.Generator().manual_seed(seed)
-    network = network_of(sizes, generator)
+    network = network_of(sizes, generator, fitting.parametrisation)
     start = copy.deepcopy(network)
-    optimizer = torch.optim.SGD(network.parameters(), lr=fitting.rate, momentum=0.9)
+    optimizer = torch.optim.SGD(groups_of(network, fitting), momentum=0.9)
     for epoch in steps(range(1, fitting.epochs + 1), f"{sizes[1]} units, seed {seed}"):
         for chosen in torch.randperm(len(x), generator=generator).split(fitting.batch):
             loss = F.cross_entropy(network(x[chosen]), y[chosen])

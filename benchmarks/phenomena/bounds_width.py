@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 QUANTILE = 0.1  # of the training margins
+DISTANCES = ("|U - U_0|_F", "|V - V_0|_F")
 SOURCE = "Neyshabur et al. 2019"
 
 
@@ -59,13 +60,17 @@ PRESETS = {
 
 
 def study(settings: WidthSettings, seed: int) -> Outcome:
-    """Train networks of every width, and compute every number of each."""
-    images = read(settings.dataset)
+    """Train networks of every width, and compare their numbers with the figure of the paper."""
     seeds = list(range(seed, seed + settings.networks))
+    found = of_every_width(settings, seeds)
+    return outcome(settings, found, [*shared_checks(settings, found), *checks(found, settings.widths)], seeds)
+
+
+def of_every_width(settings: WidthSettings, seeds: list[int]) -> dict[str, Floats]:
+    """Train networks of every width, and compute every number of each. [widths, networks]"""
+    images = read(settings.dataset)
     rows = [one_network(settings, images, width, one) for width in settings.widths for one in seeds]
-    names = [name for name in rows[0] if name in NUMBERS]
-    found = {name: np.array([row[name] for row in rows]).reshape(-1, len(seeds)) for name in rows[0]}
-    return conclude(settings, found, names, seeds)
+    return {name: np.array([row[name] for row in rows]).reshape(-1, len(seeds)) for name in rows[0]}
 
 
 def one_network(settings: WidthSettings, images: Images, width: int, seed: int) -> dict[str, float]:
@@ -75,12 +80,14 @@ def one_network(settings: WidthSettings, images: Images, width: int, seed: int) 
     trained = train((x.shape[1], width, CLASSES), x, y, settings.fitting, seed)
     gamma = margin_at(margins(logits_of(trained.network, x), y), QUANTILE, REMEDY)
     train_error, test_error = (error_of(trained.network, *one) for one in ((x, y), (images.test_x, images.test_y)))
+    capacity = capacity_of_trained(trained.network, trained.start, x, gamma, CLASSES)
     return {
         "training error": train_error,
         "gap": test_error - train_error,
         "epochs": float(trained.epochs or settings.fitting.epochs),
         "gamma": gamma,
-        **capacity_of_trained(trained.network, trained.start, x, gamma, CLASSES).values,
+        **{name: layer.from_start for name, layer in zip(DISTANCES, capacity.layers, strict=True)},
+        **capacity.values,
     }
 
 
@@ -89,19 +96,23 @@ def exponent(widths: tuple[int, ...], values: Floats) -> float:
     return float(np.polyfit(np.log(widths), np.log(values.mean(1)), 1)[0])
 
 
-def conclude(settings: WidthSettings, found: dict[str, Floats], names: list[str], seeds: list[int]) -> Outcome:
-    """Checks, table and figure. found: of every number [widths, networks]"""
-    widths = settings.widths
-    gap = found["gap"]
-    slopes = {name: exponent(widths, found[name]) for name in names}
-    least = min(float((found[name] - gap).min()) for name in names if name in BOUNDS)
-    fall = gap[0].mean() - gap[-1].mean()
-    spread = float(np.sqrt((gap[0].var(ddof=1) + gap[-1].var(ddof=1)) / len(seeds)))
-    checks = [
+def shared_checks(settings: WidthSettings, found: dict[str, Floats]) -> list[Check]:
+    """What holds however the networks are trained. found: of every number [widths, networks]"""
+    widths, gap = settings.widths, found["gap"]
+    least = min(float((found[name] - gap).min()) for name in found if name in BOUNDS)
+    spread = float(np.sqrt((gap[0].var(ddof=1) + gap[-1].var(ddof=1)) / gap.shape[1]))
+    return [
         Check("largest training error", float(found["training error"].max()), 0, 0, "all are fitted"),
         Check("smallest bound less the gap", least, 0, None, "a theorem, with its constants"),
-        Check(f"gap at h = {widths[0]} less that at h = {widths[-1]}", float(fall), 0, None,
+        Check(f"gap at h = {widths[0]} less that at h = {widths[-1]}", float(gap[0].mean() - gap[-1].mean()), 0, None,
               f"{SOURCE}, figure 1: it falls", spread=spread),
+    ]  # fmt: skip
+
+
+def checks(found: dict[str, Floats], widths: tuple[int, ...]) -> list[Check]:
+    """What the paper shows of networks that are trained as its own. found: of every number [widths, networks]"""
+    slopes = {name: exponent(widths, found[name]) for name in found if name in NUMBERS}
+    return [
         Check("Bartlett 2017: exponent of h, at least", slopes["Bartlett 2017"], 0.1, None,
               f"{SOURCE}, figure 1: it rises while the gap falls"),
         Check("Bartlett 2017: exponent of h", slopes["Bartlett 2017"], 0.4, 0.6,
@@ -112,25 +123,32 @@ def conclude(settings: WidthSettings, found: dict[str, Floats], names: list[str]
               f"{SOURCE}, figure 1: it rises", False),
         Check("Neyshabur 2019, first term: exponent of h", slopes["Neyshabur 2019, first term"], None, 0,
               f"{SOURCE}, figure 1: it falls", False),
-        Check("path norm / gap at the widest", float((found["path norm"] / gap)[-1].mean()), None, 1,
+        Check("path norm / gap at the widest", float((found["path norm"] / found["gap"])[-1].mean()), None, 1,
               "below the gap: without constants it bounds nothing", False),
     ]  # fmt: skip
+
+
+def outcome(settings: WidthSettings, found: dict[str, Floats], shown: list[Check], seeds: list[int]) -> Outcome:
+    """Numbers, table and figure beside the checks that are `shown`. found: of every number [widths, networks]"""
+    gap, names = found["gap"], [name for name in found if name in NUMBERS]
     numbers = {
         "dataset": settings.dataset,
         "training images n": settings.samples,
         "networks of each width": len(seeds),
         "gamma is the quantile": QUANTILE,
+        "parametrisation": settings.fitting.parametrisation,
+        "learning rate": settings.fitting.rate,
         "training ends at a loss of": settings.fitting.loss,
         "what the numbers are": {name: constants()[name] for name in names},
-        "exponents of h": slopes,
+        "exponents of h": {name: exponent(settings.widths, found[name]) for name in names},
         "smallest bound / gap": {
             name: float((found[name] / gap).min()) for name in names if name in BOUNDS and (gap > 0).all()
         },
     }
-    table: dict[str, Any] = {"h": widths}
-    for name in ("gap", "epochs", "gamma", *names):
+    table: dict[str, Any] = {"h": settings.widths}
+    for name in ("gap", "epochs", "gamma", *DISTANCES, *names):
         table |= {f"{name}: mean": found[name].mean(1), f"{name}: sd": found[name].std(1, ddof=1)}
-    return Outcome(numbers, checks, table, {"widths": picture(settings, found, names)}, seeds)
+    return Outcome(numbers, shown, table, {"widths": picture(settings, found, names)}, seeds)
 
 
 def picture(settings: WidthSettings, found: dict[str, Floats], names: list[str]) -> Figure:

@@ -165,6 +165,30 @@ def neyshabur_2018(layers: Sequence[LayerNorms], sample: Sample) -> float | None
     return 4 * math.sqrt((divergence + math.log(6 * n / sample.delta) + cost) / (n - 1))
 
 
+def neyshabur_2018_from_start(layers: Sequence[LayerNorms], sample: Sample) -> float | None:
+    """The same with noise around the initial weights M_i, as Neyshabur et al. 2019 compare it; our derivation.
+
+    Weights stay as they are, and layer i is disturbed by N(0, (s_i tau)^2), s_i on the grid, gamma downwards, with
+    tau = gamma / (4 e sqrt(2) L B rho prod_i s_i sqrt(h ln(4Lh))). All disturbances are at most s_i/L with probability
+    1/2, then logits move by at most e B rho prod_i s_i sum_i |U_i| / s_i <= gamma/4, and
+
+        KL = 16 e^2 L^2 B^2 rho^2 prod_i s_i^2 h ln(4 L h) / gamma^2  sum_i |A_i - M_i|_F^2 / s_i^2.
+
+    Any maps phi: nothing is balanced. None where a matrix is 0.
+    """
+    if any(layer.spectral <= 0 for layer in layers):
+        return None
+    n, depth = sample.images, len(layers)
+    widest = max(max(layer.inputs, layer.outputs) for layer in layers)
+    inverse, cost = rounded(1 / sample.margin)
+    norms = [rounded(layer.spectral) for layer in layers]
+    ratio = product([*(norm for norm, _ in norms), *(layer.lipschitz for layer in layers)]) * inverse
+    moved = sum((layer.from_start / norm) ** 2 for layer, (norm, _) in zip(layers, norms, strict=True))
+    divergence = (4 * math.e * depth * sample.longest * ratio) ** 2 * widest * math.log(4 * depth * widest) * moved
+    costs = cost + sum(one for _, one in norms)
+    return 4 * math.sqrt((divergence + math.log(6 * n / sample.delta) + costs) / (n - 1))
+
+
 def neyshabur_2015(layers: Sequence[LayerNorms], sample: Sample) -> float | None:
     """Neyshabur, Tomioka, Srebro 2015, "Norm-based capacity control in neural networks", for the Frobenius norm.
 
