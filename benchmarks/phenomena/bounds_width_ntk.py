@@ -1,14 +1,15 @@
 """Bounds over the width in the NTK parametrisation, where layers of any width move about equally far from their start.
 
 Layers are x -> Wx / sqrt(in), SGD trains W, whose entries begin as N(0, 1) (Jacot, Gabriel, Hongler 2018, "Neural
-tangent kernel", section 2). While the width h grows, |U - U_0|_F and the spectral norm of V keep their size, and so
+tangent kernel", section 2). As the width h grows, |U - U_0|_F and the spectral norm of V tend to constants, and so
 
 - Bartlett 2017: |(U - U_0)^T|_{2,1} |V|_2 ~ sqrt(h) |U - U_0|_F |V|_2, if its rows are of about one length;
-- Neyshabur 2018, from the start: sqrt(h ln h) |U - U_0|_F |V|_2
+- Neyshabur 2018, from the start: sqrt(h) |U - U_0|_F |V|_2
 
-grow as the square root of the width. Below the number D of inputs it is D that counts instead, in the largest side of a
-matrix and in the spectral norm of U, 1 + sqrt(h / D): widths are above D here. With PyTorch's weights and one learning
-rate (`bounds_width`) wide layers move less far, and exponents are smaller.
+grow as the square root of the width; in the bounds ln(2h) and sqrt(ln(8h)) come on top. Below the number D of inputs
+it is D that counts instead, in the largest side of a matrix and in the spectral norm of U, 1 + sqrt(h / D): widths are
+above D here. At these the spectral norm of V still falls towards its limit, that of the initial weights, which takes
+from the exponents about what the logarithms add.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def checks(found: dict[str, Floats], widths: tuple[int, ...]) -> list[Check]:
     first, last = (exponent(widths, found[name]) for name in DISTANCES)
     return [
         *(Check(f"{name}: exponent of h", exponent(widths, found[name]), 0.4, 0.6, "sqrt(h)") for name in HALF),
+        Check("spectral complexity: exponent of h", exponent(widths, found["spectral complexity"]), 0.4, 0.6,
+              "Bartlett's without its logarithm, 1/2 is its limit", False),
         Check(f"{DISTANCES[0]}: exponent of h", first, -0.15, 0.15, "U moves about equally far at all widths", False),
         Check(f"{DISTANCES[1]}: exponent of h", last, -0.6, -0.4, "V = W / sqrt(h), whose W does", False),
-    ]
+    ]  # fmt: skip
