@@ -81,7 +81,9 @@ class ZFNet(EightLayerNet):
         for layer in self.modules():
             initialise(layer, norm)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """A step, and the limit with it: whatever is saved after the step holds limited filters."""
+        super().optimizer_step(*arguments, **settings)
         if self.max_filter_rms:
             limit_filters(self, self.max_filter_rms)
 

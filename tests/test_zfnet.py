@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from models.zfnet import ZFNet, limit_filters
 
@@ -90,14 +92,38 @@ def test_filters_are_scaled_back_by_hand() -> None:
     assert torch.equal(network[1].weight, linear)  # only filters of convolutions
 
 
-def test_the_limit_acts_after_every_step_and_can_be_off() -> None:
+def test_the_limit_acts_after_every_step_and_can_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.LightningModule, "optimizer_step", lambda *_: None)
     for limit, expected in ((0.1, 0.1), (0.0, 1.0)):
         network = ZFNet(max_filter_rms=limit, **SMALL)
         for layer in convolutions(network):
             nn.init.ones_(layer.weight)
-        network.on_train_batch_end(None, None, 0)
+        network.optimizer_step(0, 0, None, None)
         for layer in convolutions(network):
             torch.testing.assert_close(layer.weight, torch.full_like(layer.weight, expected))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of loaders without workers
+def test_what_callbacks_see_after_a_step_is_limited() -> None:
+    """Lightning calls them before the network's own hooks, and a checkpoint within an epoch is saved by one."""
+    seen: list[float] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.extend(
+                float(layer.weight.detach().square().mean((1, 2, 3)).max()) for layer in convolutions(pl_module)
+            )
+
+    torch.manual_seed(0)
+    network = ZFNet(max_filter_rms=0.01, norm="batch", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **SMALL)
+    images = TensorDataset(random_images(4, 3, 64, 64), torch.arange(4))
+    trainer = pl.Trainer(
+        logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=1, callbacks=[Look()],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(network, DataLoader(images, batch_size=2))
+    assert len(seen) == 2 * len(convolutions(network))
+    assert max(seen) == pytest.approx(0.01**2, rel=1e-5)
 
 
 # Skips and switches
