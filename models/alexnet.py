@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ class EightLayerNet(Classifier):
         return run_with_skips(self.features, self.skips, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(self.maps(x), POOLED_SIZE).flatten(1))
+        return self.classifier(averaged_to(POOLED_SIZE, self.maps(x)).flatten(1))
 
     def logit_maps(self, images: Tensor) -> Tensor:
         return slide(self.classifier, self.maps(images), POOLED_SIZE)
@@ -171,7 +172,8 @@ class LocalResponseNorm(nn.Module):
 
     Section 3.3; the defaults are the paper's. torch and Caffe mean the average of squares by the same formula, so their
     alpha is n times the paper's: with 0.0001 they would normalise five times less. Neighbours are those of the whole
-    layer, as the paper's formula says, also where groups keep the maps of two cards apart.
+    layer, as the paper's formula says, also where groups keep the maps of two cards apart. Squares are summed in at
+    least 32 bits, whatever the precision: those of activations above 255 overflow in half precision.
 
     Args:
         n: neighbouring maps that are summed, the map itself in their middle.
@@ -185,7 +187,10 @@ class LocalResponseNorm(nn.Module):
         self.n, self.alpha, self.beta, self.k = n, alpha, beta, k
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.local_response_norm(x, self.n, alpha=self.alpha * self.n, beta=self.beta, k=self.k)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        padded = F.pad(wide.square(), (0, 0, 0, 0, self.n // 2, (self.n - 1) // 2))
+        total = sum(padded[:, first : first + x.shape[1]] for first in range(self.n))
+        return (wide * (self.k + self.alpha * total) ** -self.beta).to(x.dtype)
 
 
 def convolution(
@@ -238,6 +243,14 @@ def run_with_skips(layers: nn.Sequential, skips: dict[int, int], x: Tensor) -> T
             shortcut = kept.pop(index)
             x = x + F.pad(shortcut, (0, 0, 0, 0, 0, x.shape[1] - shortcut.shape[1]))
     return x
+
+
+def averaged_to(size: int, maps: Tensor) -> Tensor:
+    """Maps [B, C, h, w] averaged to [B, C, size, size]; those of that size as they are.
+
+    That would be the same numbers, but CUDA's gradient of an adaptive average is not deterministic.
+    """
+    return maps if maps.shape[-2:] == (size, size) else F.adaptive_avg_pool2d(maps, size)
 
 
 def slide(classifier: nn.Sequential, maps: Tensor, size: int) -> Tensor:

@@ -102,7 +102,10 @@ class VGG(Classifier):
         return run_with_skips(self.features, self.skips, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.avgpool(self.maps(x)).flatten(1))
+        maps = self.maps(x)
+        if maps.shape[-2:] != (self.pooled_size, self.pooled_size):  # as in `alexnet.averaged_to`
+            maps = self.avgpool(maps)
+        return self.classifier(maps.flatten(1))
 
     def logit_maps(self, images: Tensor) -> Tensor:
         return slide(self.classifier, self.maps(images), self.pooled_size)

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.alexnet import AlexNet, AlexNetOWT, LocalResponseNorm, run_with_skips, slide
+from models.alexnet import AlexNet, AlexNetOWT, LocalResponseNorm, averaged_to, run_with_skips, slide
 
 SMALL: dict[str, Any] = {"widths": [4, 8, 8, 12, 6], "hidden": 10, "num_classes": 7}
 
@@ -104,6 +104,26 @@ def test_local_response_norm_is_the_papers_formula() -> None:
     weaker = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)(a)  # torch's alpha is shared by the 5 neighbours
     torch.testing.assert_close(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(a), expected)
     assert (weaker - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_local_response_norm_of_large_numbers_in_16_bits(kind: torch.dtype) -> None:
+    """Their squares overflow half precision, and sums of 2 and less are coarse in bfloat16."""
+    a = (300 * random_images(2, 7, 2, 3)).to(kind).requires_grad_()
+    found = LocalResponseNorm()(a)
+    assert found.dtype == kind
+    torch.testing.assert_close(found, LocalResponseNorm()(a.float()).to(kind))
+    found.float().sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+    double = random_images(2, 7, 2, 3).double()
+    assert LocalResponseNorm()(double).dtype == torch.float64
+
+
+def test_maps_of_the_right_size_are_not_averaged() -> None:
+    maps = random_images(2, 3, 6, 6)
+    assert averaged_to(6, maps) is maps
+    torch.testing.assert_close(averaged_to(6, maps.repeat_interleave(2, 2)), maps)
 
 
 def test_norms_stand_where_they_say() -> None:
