@@ -242,7 +242,7 @@ def plus_minus_one_mse(logits: Tensor, labels: Tensor) -> Tensor:
     """
     counted = labels != IGNORED_LABEL
     targets = 2.0 * F.one_hot(labels.clamp(min=0), logits.shape[1]).to(logits.dtype) - 1.0
-    return (logits - targets).square().sum(1)[counted].mean()
+    return torch.where(counted, (logits - targets).square().sum(1), 0).sum() / counted.sum()
 
 
 class ErrorCount(Metric):
@@ -281,7 +281,7 @@ class ErrorCount(Metric):
             losses = loss.reshape(-1).double()
             counts = counted.reshape(len(losses), -1).sum(1)
             sums = torch.where(counts > 0, losses * counts, 0.0)
-            # One after the other, so that the sum is the same to the last bit however the batches come.
+            # One after the other, so that on a CPU the sum is the same to the last bit however the batches come.
             self.loss_sum = torch.cat([self.loss_sum.reshape(1), sums]).cumsum(0)[-1]
 
     def note(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:

@@ -295,9 +295,15 @@ def convolution(
 class BlurredConv2d(nn.Conv2d):
     """A convolution with stride whose input is smoothed first, by [1 2 1] x [1 2 1] / 16 (Zhang 2019, "BlurPool")."""
 
+    blur: Tensor
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        binomial = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("blur", binomial[:, None] * binomial, persistent=False)  # on the device, to wait for none
+
     def forward(self, x: Tensor) -> Tensor:
-        binomial = torch.tensor([1.0, 2.0, 1.0], device=x.device, dtype=x.dtype) / 4
-        kernel = (binomial[:, None] * binomial).expand(x.shape[1], 1, 3, 3)
+        kernel = self.blur.expand(x.shape[1], 1, 3, 3)
         return super().forward(F.conv2d(x, kernel, padding=1, groups=x.shape[1]))
 
 
