@@ -35,7 +35,7 @@ class DivergenceGuard(Callback):
     """Stops a run whose loss is not finite, before a checkpoint of it is written.
 
     Losses stay on the device; the host looks at them every `every_steps` steps and at the end of an epoch, so that no
-    step waits for the device, and none pays for looking.
+    step waits for the device, and none pays for looking. Where one rank's loss is not finite, all ranks stop.
     """
 
     def __init__(self, checkpoint: Path, every_steps: int = 50) -> None:
@@ -71,9 +71,10 @@ class DivergenceGuard(Callback):
         unseen, self.unseen = self.unseen, []
         if not unseen:
             return
-        good = torch.stack([loss for _, loss in unseen]).isfinite()
-        if not good.all():
-            step, _ = unseen[int(good.int().argmin())]  # the first
+        bad = (~torch.stack([loss for _, loss in unseen]).isfinite()).int()
+        bad = trainer.strategy.reduce(bad, reduce_op="max")  # ranks look after the same steps
+        if bad.any():
+            step, _ = unseen[int(bad.argmax())]  # the first
             raise self._error(f"the loss is not finite at step {step} (epoch {trainer.current_epoch})")
 
     def _error(self, what: str) -> TrainingDivergedError:

@@ -112,6 +112,15 @@ class EpochState(Checkpoint):
         if trainer.is_global_zero:
             set_counts(train_errors(pl_module), {name: sum(state[name] for state in errors) for name in errors[0]})
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give every rank the averages of rank 0's batch norms, which the checkpoint holds: they are tested together.
+
+        DDP does so only before a forward pass, and each rank's own images have moved them since the last.
+        """
+        if trainer.world_size > 1:
+            for buffer in pl_module.buffers():
+                dist.broadcast(buffer, 0)
+
 
 class StepCheckpoint(Checkpoint):
     """Saves within an epoch: every `minutes`, and before the run stops for a signal.
@@ -303,8 +312,8 @@ def train_errors(network: pl.LightningModule) -> Any:
 
 
 def set_counts(metric: Any, counts: dict[str, torch.Tensor]) -> None:
-    """Let a metric go on from `counts`, on its own device."""
+    """Let a metric go on from `counts`, on its own device; in their precision, also where the network has less."""
     metric.reset()
     for name, count in counts.items():
-        getattr(metric, name).copy_(count)
+        setattr(metric, name, count.to(metric.device, copy=True))
     metric._update_count = 1  # torchmetrics warns of a metric that is computed before it was updated

@@ -21,6 +21,7 @@ import torch
 from benchmarks import callbacks, lifecycle, results, signals
 from benchmarks.checkpoints import CheckpointIOBehind, WholeCheckpointIO, fault, newest
 from benchmarks.runs import RunError
+from models.classifier import ErrorCount
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -412,3 +413,12 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert bench(*cut)[0] == 0
     assert f"going on from the one before, {folder / 'checkpoints/previous.ckpt'}" in (folder / "log.txt").read_text()
     assert_same(everything(folder), expected)
+
+
+def test_counts_keep_their_precision_where_the_network_has_less() -> None:
+    """A network in bfloat16 would round a sum of losses to 8 bits."""
+    errors = ErrorCount().to(torch.bfloat16)
+    saved = {"wrong1": torch.tensor(5), "loss_sum": torch.tensor(1234.5678, dtype=torch.float64)}
+    lifecycle.set_counts(errors, saved)
+    errors.wrong1 += 1
+    assert (errors.loss_sum.item(), errors.wrong1.item(), saved["wrong1"].item()) == (1234.5678, 6, 5)
