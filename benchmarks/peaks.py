@@ -26,14 +26,17 @@ DATASHEETS: dict[str, tuple[float, float | None, float, str]] = {
 
 
 def datasheet_peak(name: str, precision: str) -> tuple[float, str] | None:
-    """Dense FLOP/s of the device called `name` at Lightning's `precision`, and the source; None if it is not listed."""
+    """Dense FLOP/s of the device called `name` at Lightning's `precision`, and the source; None if it is not listed.
+
+    In 32 bits that of TF32 where matrix products or cuDNN's convolutions may use it; the latter do by default.
+    """
     found = [key for key in DATASHEETS if key in name.replace("-", " ").split(" ") or (" " in key and key in name)]
     if not found:
         return None
     sixteen, tf32, single, source = DATASHEETS[max(found, key=len)]
     if "16" in precision:
         return sixteen * 1e12, source
-    if tf32 and torch.get_float32_matmul_precision() != "highest":
+    if tf32 and (torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"):
         return tf32 * 1e12, source
     return single * 1e12, source
 

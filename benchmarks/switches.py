@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback
 
 
@@ -23,11 +24,21 @@ class Compiled(Callback):
         self.mode = mode
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compile the forward pass, and with it the backward pass; shapes are static, an epoch holds whole batches."""
+        """Compile the forward pass, and with it the backward pass; batches of another shape compile anew.
+
+        Raises:
+            MisconfigurationException: CUDA graphs with gradients of several batches, which they would write over.
+        """
         if self.mode != "default":
+            if trainer.accumulate_grad_batches > 1:
+                raise MisconfigurationException(
+                    f"Compiled's mode (={self.mode}) replays CUDA graphs, whose gradients the next batch writes over: "
+                    f"with accumulate_grad_batches (={trainer.accumulate_grad_batches}) use mode: default."
+                )
             pl_module.train_errors.NOTED = 0  # type: ignore[union-attr]  # graphs write the next logits over these
         pl_module.compile(mode=self.mode)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the network as it is written."""
-        pl_module._compiled_call_impl = None
+        for module in pl_module.modules():
+            module._compiled_call_impl = None

@@ -90,6 +90,10 @@ class Zoo(Classifier):
             loss = loss + self.auxiliary_weight * self.loss(other, labels)
         return loss
 
+    def compile(self, *arguments: Any, **settings: Any) -> None:
+        """Compile the library's network, which `training_step` calls by itself."""
+        self.network.compile(*arguments, **settings)
+
     def load_weights(self) -> None:
         """Load the file that `weights` names: of the library's network, or of this suite, whose names have a prefix."""
         if self.weights is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from benchmarks.peaks import DATASHEETS, datasheet_peak, matmul_ceiling
 from benchmarks.step_throughput import PARTS, Step, bound, largest_batch, measured
@@ -16,6 +19,7 @@ from benchmarks.suite_cli import SuiteCLI
 from benchmarks.switches import Compiled
 from models.classifier import ErrorCount
 from models.linear import Linear
+from models.zoo import Zoo
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -178,9 +182,11 @@ def test_the_bound_is_the_largest_part() -> None:
     assert bound({**found, "parts_seconds": {"data_wait": 4.0, "to_device": 1.0}}) == "loader"
 
 
-def test_datasheets_are_found_by_the_longest_name_and_are_dense() -> None:
+def test_datasheets_are_found_by_the_longest_name_and_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     assert datasheet_peak("NVIDIA H100 80GB HBM3", "bf16-mixed") == (989.4e12, DATASHEETS["H100"][3])
     assert datasheet_peak("NVIDIA H100 PCIe", "bf16-mixed") == (756e12, DATASHEETS["H100 PCIe"][3])
+    assert datasheet_peak("NVIDIA A100-SXM4-40GB", "32-true") == (156e12, DATASHEETS["A100"][3])  # convolutions
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert datasheet_peak("NVIDIA A100-SXM4-40GB", "32-true") == (19.5e12, DATASHEETS["A100"][3])
     assert datasheet_peak("NVIDIA A10", "16-mixed") == (125e12, DATASHEETS["A10"][3])
     assert datasheet_peak("NVIDIA L40S", "16-mixed") == (362e12, DATASHEETS["L40S"][3])
@@ -207,11 +213,34 @@ def test_compiling_keeps_the_names_of_the_weights(monkeypatch: pytest.MonkeyPatc
     names, image = list(network.state_dict()), torch.ones(1, 1, 2, 2)
     plain = network(image)
     switch = Compiled("reduce-overhead")
-    switch.on_fit_start(None, network)  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1)
+    switch.on_fit_start(trainer, network)
     assert list(network.state_dict()) == names
     assert asked[0]["mode"] == "reduce-overhead"
     assert torch.equal(network(image), 2 * plain)
     network.train_errors.note(network(image), torch.tensor([1]), torch.tensor(1.0))
     assert int(network.train_errors.count) == 1  # counted at once: a graph would write over the logits
-    switch.on_fit_end(None, network)  # type: ignore[arg-type]
+    switch.on_fit_end(trainer, network)
     assert torch.equal(network(image), plain)
+
+
+def test_compiling_reaches_the_network_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its training step calls the library's network by itself."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: torch.full((len(x), 3), 7.0))
+    network = Zoo("resnet18", num_classes=3).eval()
+    image, switch = torch.ones(2, 3, 32, 32), Compiled()
+    plain = network(image)
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=4)
+    switch.on_fit_start(trainer, network)
+    loss = network.training_step((image, torch.tensor([0, 1])), 0)
+    assert loss.item() == pytest.approx(math.log(3))
+    switch.on_fit_end(trainer, network)
+    assert torch.equal(network(image), plain)
+
+
+def test_graphs_that_would_write_over_gradients_are_refused() -> None:
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=4)
+    network = Linear(image_shape=[1, 2, 2], num_classes=3)
+    for mode in ("reduce-overhead", "max-autotune"):
+        with pytest.raises(MisconfigurationException, match=r"accumulate_grad_batches \(=4\) use mode: default"):
+            Compiled(mode).on_fit_start(trainer, network)  # type: ignore[arg-type]
