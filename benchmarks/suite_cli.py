@@ -174,6 +174,7 @@ class SuiteCLI(LightningCLI):
         self.datamodule = self.config_init["data"]
         self.model = self.config_init["model"].to(memory_format=torch.channels_last)
         settings = dict(self.config_init["trainer"])
+        settings["accelerator"] = usable(settings["accelerator"])
         if settings["enable_progress_bar"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, RunProgress)]
         # The recipe's own come last, so that Throughput's clock has stopped before they use the end of an epoch.
@@ -353,6 +354,21 @@ def as_list(value: Any) -> list[Any]:
 def slurm_plugins() -> list[Any]:
     """In a SLURM job, Lightning's SLURM environment without its own requeueing, whose handler can deadlock."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def usable(accelerator: Any) -> Any:
+    """Lightning's `auto`, but never Apple's GPU.
+
+    Raises:
+        RunError: that is asked for.
+    """
+    if accelerator == "mps":
+        raise RunError(
+            "--trainer.accelerator (=mps) must be a device with 64-bit numbers, in which losses are summed; Apple's "
+            "GPU has none: leave it out, the CPU trains."
+        )
+    only_apple = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    return "cpu" if accelerator == "auto" and only_apple else accelerator
 
 
 def check_tasks(world_size: int) -> None:

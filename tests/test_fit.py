@@ -19,8 +19,8 @@ import yaml
 
 from benchmarks import callbacks, results
 from benchmarks.recipe import by_content, find_recipe, load_recipe
-from benchmarks.runs import Run
-from benchmarks.suite_cli import try_training
+from benchmarks.runs import Run, RunError
+from benchmarks.suite_cli import try_training, usable
 from datamodules.synthetic import Synthetic
 from models.classifier import Classifier
 from models.linear import Linear
@@ -330,6 +330,16 @@ def test_bf16_weights_train(bench: Bench) -> None:
     status, out, err = bench(*command)
     assert status == 0, err
     assert "done" in out
+
+
+def test_apples_gpu_has_no_64_bit_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for there, wanted in ((True, "cpu"), (False, "auto")):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=there: there)
+        assert usable("auto") == wanted
+        assert usable("gpu") == "gpu"
+    with pytest.raises(RunError, match=r"--trainer.accelerator \(=mps\) must be a device with 64-bit numbers"):
+        usable("mps")
 
 
 def test_two_ranks_train_the_same_network_and_count_every_image_once(tmp_path: Path) -> None:
