@@ -100,9 +100,9 @@ class EpochSeed(Callback):
 class EpochTable(Checkpoint):
     """Keeps metrics.csv: one row an epoch, never two for the same one however often the run was resumed.
 
-    Lightning's CSVLogger starts an empty file when a run is resumed, so the rows are kept here. It is a `Checkpoint`
-    because Lightning calls those last, when the epoch's errors have been logged. What other callbacks log under
-    `watch/` has columns after its own.
+    Lightning's CSVLogger starts an empty file when a run is resumed, so the rows are kept here and in the checkpoint,
+    from which a resumed run writes the file anew. It is a `Checkpoint` because Lightning calls those last, when the
+    epoch's errors have been logged. What other callbacks log under `watch/` has columns after its own.
     """
 
     COLUMNS = (
@@ -117,16 +117,22 @@ class EpochTable(Checkpoint):
         self.validation: dict[str, float] = {}  # of this epoch; Lightning keeps it for the epochs after it
 
     def state_dict(self) -> dict[str, Any]:
-        """What this epoch's row will hold of what has passed."""
-        return {"rate": self.rate, "validation": self.validation}
+        """The rows so far, and what this epoch's will hold of what has passed."""
+        return {"rate": self.rate, "validation": self.validation, "rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.rate, self.validation = state_dict["rate"], state_dict["validation"]
+        self.rows = state_dict.get("rows", [])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows of the checkpoint, whatever has become of the file; also where no epoch is left to train."""
+        if self.rows:
+            self._write(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the rows of epochs that the checkpoint has behind it."""
-        self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
+        """Take over the rows of epochs that a checkpoint which holds none has behind it."""
+        self.rows = self.rows or [row for row in read_rows(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate before the schedule's step, and that nothing is validated yet."""
@@ -144,6 +150,9 @@ class EpochTable(Checkpoint):
         row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("watch/")}
         self.rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
         log.info("epoch %s", describe_epoch(row, trainer.max_epochs))
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             watched = [name for row in self.rows for name in row if name.startswith("watch/")]
             write_whole(self.path, as_lines([*self.COLUMNS, *dict.fromkeys(watched)], self.rows, header=True))

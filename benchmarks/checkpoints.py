@@ -109,8 +109,10 @@ def previous(path: Path) -> Path:
     return path.with_name("previous.ckpt")
 
 
-def newest(path: Path) -> Path | None:
+def newest(path: Path, tell: Callable[[str], object] = log.warning) -> Path | None:
     """The checkpoint to go on from: that at `path`, or the one before it if that is damaged; None if there is none.
+
+    `tell` is told of the damaged one.
 
     Raises:
         RunError: there is one, or there are two, and none is whole.
@@ -121,7 +123,7 @@ def newest(path: Path) -> Path | None:
         why = fault(candidate)
         if not why:
             if faults:
-                log.warning("%s: going on from the one before, %s.", "; ".join(faults), candidate)
+                tell(f"{'; '.join(faults)}: going on from the one before, {candidate}.")
             return candidate
         faults.append(f"{candidate} is not a whole checkpoint ({why})")
     if faults:

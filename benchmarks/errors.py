@@ -34,7 +34,11 @@ def parse_message(text: str) -> str:
         remedy = f"`python -m benchmarks fit --{part}.help {found[1]}` lists what it accepts."
     else:
         remedy = "`--print_config` after a recipe that is right shows every key there is, `--help` what they mean."
-    return f"{without_noise(text)}\n{remedy}"
+    value = re.search(r"Given value: (.*)", text)  # where one of several types was wanted
+    message = without_noise(text)
+    if value and value[1] not in message:
+        message = re.sub(r'^(Parser key "[\w.]+")', lambda key: f"{key[1]} (={value[1]})", message)
+    return f"{message}\n{remedy}"
 
 
 def without_noise(text: str) -> str:

@@ -142,6 +142,9 @@ def divergence_recorded(run: Run) -> Iterator[None]:
         raise
 
 
+POSITIVE = ("max_epochs", "accumulate_grad_batches", "limit_train_batches")
+
+
 def check_options(cli: SuiteCLI) -> None:
     """Refuse options that cannot end in a result.
 
@@ -156,8 +159,20 @@ def check_options(cli: SuiteCLI) -> None:
         )
     if trainer.enable_checkpointing is False:
         raise RunError("--trainer.enable_checkpointing (=False) must be left out: a run goes on from its checkpoint.")
-    if trainer.max_epochs == 0:
-        raise RunError("--trainer.max_epochs (=0) must be at least 1.")
+    for name in POSITIVE:
+        value = trainer[name]
+        if (
+            value is not None and value <= 0 and (name, value) != ("max_epochs", -1)
+        ):  # -1: no limit, where steps have one
+            raise RunError(f"--trainer.{name} (={value}) must be above 0: leave it out for the recipe's.")
+    if (trainer.gradient_clip_val or 0) < 0:
+        raise RunError(
+            f"--trainer.gradient_clip_val (={trainer.gradient_clip_val}) must not be negative: leave it out for none."
+        )
+    if trainer.max_steps == 0:
+        raise RunError("--trainer.max_steps (=0) must be at least 1, or -1 for no limit: leave it out.")
+    if trainer.barebones:
+        raise RunError("--trainer.barebones (=True) must be left out: a run without checkpoints has no result.")
     if cli.config.again and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
         raise RunError(f"--again cannot be given to several tasks at once: move {cli.run.folder} away by hand first.")
     asked_for(cli.config.wandb)
@@ -170,9 +185,9 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
     signals.stop_at_once()
     if is_first_process():
         run.remove_leftovers()
-    cli.resume_from = newest(run.checkpoint)
+    cli.resume_from = newest(run.checkpoint, say if is_first_process() else log.info)
     if cli.resume_from:
-        check_checkpoint(cli.resume_from)
+        check_checkpoint(cli.resume_from, parts=RESUMED)
     cli.build(cli.callbacks(lease))
     without_signals(cli.trainer)
     check_size(cli)
@@ -185,7 +200,12 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         cli.mirror.wandb = begin(run, known_facts(cli, code), decision_for(cli))
     with quiet_warnings(), stoppable(cli.trainer):
         checkpoint = str(cli.resume_from) if cli.resume_from else None
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except ValueError as error:
+            if "val_check_interval" not in str(error):
+                raise
+            raise RunError(f"--trainer.val_check_interval: {error}") from None  # the epoch is shorter than that
     before = time.perf_counter()
     mistakes = Mistakes(cli.model.num_classes) if cli.config.pictures else None
     errors = evaluate(cli, protocols, mistakes)
@@ -468,8 +488,13 @@ def load_weights(cli: SuiteCLI) -> None:
         ) from None
 
 
-def check_checkpoint(path: Path, remedy: str = "remove it to train from the start") -> None:
-    """Refuse a checkpoint that is not whole, or is none of this suite.
+RESUMED = ("state_dict", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
+
+
+def check_checkpoint(
+    path: Path, remedy: str = "remove it to train from the start", parts: Sequence[str] = ("state_dict",)
+) -> None:
+    """Refuse a checkpoint that is not whole, or is none of this suite, with these `parts`.
 
     Raises:
         RunError: naming it and the remedy.
@@ -478,7 +503,8 @@ def check_checkpoint(path: Path, remedy: str = "remove it to train from the star
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever torch and pickle make of it; their texts advise on pickles and file formats
         raise RunError(f"{path} is not a whole checkpoint ({type(error).__name__}): {remedy}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    whole = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    if not whole or any(part not in content for part in parts):
         raise RunError(f"{path} is no checkpoint of this suite: weights of others are given as --model.weights {path}.")
 
 

@@ -22,7 +22,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from benchmarks import signals
 from benchmarks.callbacks import DivergenceGuard
 from benchmarks.lease import Lease
-from benchmarks.runs import Run
+from benchmarks.runs import Run, RunError
 from benchmarks.throughput import Throughput
 
 log = logging.getLogger("benchmarks")
@@ -66,7 +66,7 @@ class Agreement:
 
 
 class EpochState(Checkpoint):
-    """Keeps in the checkpoint what a rank must find again in the middle of an epoch.
+    """Keeps in the checkpoint what a rank must find again in the middle of an epoch, and which images it has seen.
 
     With the same number of ranks a run goes on to the bit. With another one, counts are summed, and each rank's random
     numbers are seeded from (seed, step, rank).
@@ -85,6 +85,7 @@ class EpochState(Checkpoint):
         errors = {name: tensor.cpu().clone() for name, tensor in train_errors(pl_module).metric_state.items()}
         ours = {"random": random_state(pl_module.device), "train_errors": errors}
         checkpoint["ranks"] = self.agreement.gather(ours)
+        checkpoint["images"] = content_of(trainer)
         checkpoint["batches_per_step"] = trainer.accumulate_grad_batches
         if self.validation_due is not None:
             mark_step(checkpoint["loops"]["fit_loop"], self.validation_due)
@@ -92,7 +93,12 @@ class EpochState(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the states out; count batches in those of this run, which may be parts of a step where they were not."""
+        """Take the states out; count batches in those of this run, which may be parts of a step where they were not.
+
+        Raises:
+            RunError: the run has been trained on other images.
+        """
+        check_images(checkpoint.get("images", {}), content_of(trainer))
         self.ranks = checkpoint.get("ranks", [])
         before = checkpoint.get("batches_per_step", trainer.accumulate_grad_batches)
         rescale_batches(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches, before)
@@ -244,6 +250,26 @@ class StepCheckpoint(Checkpoint):
     def _stop(self, trainer: pl.Trainer, wish: int) -> None:
         if wish > SAVE:
             raise signals.RunStopped(wish - SAVE)
+
+
+def content_of(trainer: pl.Trainer) -> dict[str, str]:
+    """Checksums of the images and labels of training and test."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return {split: data.manifest(split).content for split in ("train", "test")}
+
+
+def check_images(before: dict[str, str], now: dict[str, str]) -> None:
+    """A run goes on with the images it began with; checkpoints of old did not say which.
+
+    Raises:
+        RunError: there are others now.
+    """
+    for split, content in before.items():
+        if content != now[split]:
+            raise RunError(
+                f"the {split} images (checksum {now[split][:12]}) must be those that the run began with (checksum "
+                f"{content[:12]}): give --data.root or $ILSVRC_BENCH_DATA their folder, or train anew with --again."
+            )
 
 
 def without_signals(trainer: pl.Trainer) -> None:

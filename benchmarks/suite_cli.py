@@ -168,7 +168,7 @@ class SuiteCLI(LightningCLI):
             self.config_init = self.parser.instantiate_classes(self.config)
             self.config_init["model"].load_weights()
             try_network(self.config_init["model"], self.config_init["data"])
-            self.config_init["model"].configure_optimizers()
+            try_optimizer(self.config_init["model"])
         except ValueError as error:
             raise RecipeError(without_noise(str(error))) from error
         self.datamodule = self.config_init["data"]
@@ -183,7 +183,10 @@ class SuiteCLI(LightningCLI):
         with quiet_warnings():
             settings["plugins"] = [*as_list(settings["plugins"]), checkpoints(self.resume_from), *slurm_plugins()]
             settings["profiler"] = settings["profiler"] or NoProfiler()
-            self.trainer = pl.Trainer(**settings)
+            try:
+                self.trainer = pl.Trainer(**settings)
+            except ValueError as error:
+                raise RunError(f"Lightning's Trainer refuses its settings ({error}): correct --trainer.") from None
             check_tasks(self.trainer.world_size)
         skip_empty_hooks(self.trainer, self.model)
         if self.command == "fit":
@@ -198,8 +201,9 @@ class SuiteCLI(LightningCLI):
         """
         seed = self.config.get("seed_everything")
         if seed is None or isinstance(seed, bool):
+            given = " (=True)" if seed else ""  # False where nothing was given
             raise RunError(
-                f"--seed_everything (={seed}) must be a number: a run is known by its recipe and its seed. "
+                f"--seed_everything{given} must be given, a whole number: a run is known by its recipe and its seed. "
                 "Add --seed_everything 0."
             )
         if not 0 <= seed < 2**32:
@@ -309,6 +313,20 @@ def try_network(network: Classifier, data: ImageDataModule) -> None:
             raise ValueError(
                 f"the network gives {list(logits.shape[1:])} scores, the dataset has {data.num_classes} classes."
             )
+
+
+def try_optimizer(network: Classifier) -> None:
+    """Build the optimizer and the schedule.
+
+    Raises:
+        ValueError: they refuse their settings.
+    """
+    try:
+        network.configure_optimizers()
+    except ValueError as error:
+        if str(error).endswith("."):  # one of ours, with its remedy
+            raise
+        raise ValueError(f"model.init_args.optimizer or lr_scheduler: {error}. Correct that setting.") from None
 
 
 def try_training(network: Classifier, data: ImageDataModule, parts: int) -> None:
@@ -432,10 +450,17 @@ def find_trained(text: str) -> Path:
     """The file that `text` names.
 
     Raises:
-        RecipeError: there is none, or it is an ensemble.
+        RecipeError: there is none, it holds no settings, or it is an ensemble.
     """
     path = find_recipe(text)
-    if any(line.startswith("members:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()):
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read as YAML in UTF-8 ({error}): correct it at that place.") from None
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise RecipeError(f"{path} must hold settings by name, such as trainer: and below it max_epochs: 3; it {what}.")
+    if "members" in content:
         raise RecipeError(
             f"{text} is an ensemble, whose members are trained one by one: `python -m benchmarks ensemble {text}` "
             "evaluates it and says which members are to be trained."
@@ -459,4 +484,6 @@ def quiet_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="The `srun` command is available")
         # A resumed run finds its own checkpoint there.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # The run folder was moved; only the newest checkpoint is kept, and it goes on from that.
+        warnings.filterwarnings("ignore", message="The dirpath has changed from")
         yield

@@ -221,7 +221,9 @@ def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) 
     ("arguments", "parts"),
     [
         (("--config", "digits/mpl", *SHORT), ("recipe (=digits/mpl)", "did you mean", "digits/mlp")),
-        (("--config", "digits/mlp"), ("--seed_everything", "must be a number", "Add --seed_everything 0")),
+        (("--config", "digits/mlp"), ("--seed_everything must be given", "Add --seed_everything 0")),
+        (("--config", "digits/mlp", "--seed_everything", "abc"), ("seed_everything", "(=abc)")),
+        (("--config", "digits/mlp", *SHORT, "--wandb", "sometimes"), ("wandb", "(=sometimes)", "offline")),
         (("--config", "digits/mlp", "--seed_everything", "-1"), ("must not be negative",)),
         (SHORT, ("needs a recipe", "python -m benchmarks list")),
         (("--config", "digits/mlp", *SHORT, "--data.num_classes", "11"), ("num_classes (=11)", "10 classes")),
@@ -237,8 +239,15 @@ def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) 
             ("--config", "digits/mlp", *SHORT, "--trainer.fast_dev_run", "true"),
             ("counts every",),
         ),
-        (("--config", "digits/mlp", *SHORT[:-1], "0"), ("max_epochs (=0) must be at least 1",)),
-        (("--config", "digits/mlp", *SHORT, "--model.optimizer.lr", "-1"), ("learning rate",)),
+        (("--config", "digits/mlp", *SHORT[:-1], "0"), ("max_epochs (=0) must be above 0",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.max_steps", "0"), ("max_steps (=0)", "-1 for no limit")),
+        (("--config", "digits/mlp", *SHORT, "--trainer.limit_train_batches", "0"), ("(=0.0) must be above 0",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.accumulate_grad_batches", "0"), ("(=0) must be above 0",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.gradient_clip_val", "-1"), ("must not be negative",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.barebones", "true"), ("barebones (=True) must be left out",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.strategy", "foo"), ("strategy='foo'", "correct --trainer")),
+        (("--config", "digits/mlp", *SHORT, "--trainer.val_check_interval", "1000"), ("(1000) must be less", "44")),
+        (("--config", "digits/mlp", *SHORT, "--model.optimizer.lr", "-1"), ("init_args.optimizer", "learning rate")),
         (
             ("--config", "digits/mlp", *SHORT, "--data.init_args.mean", "[0.1]", "--data.init_args.std", "[1.0, 1.0]"),
             ("one number per channel",),
@@ -254,6 +263,30 @@ def test_bad_input_gets_one_message_with_the_remedy(
     assert err.count("error:") == 1
     for part in parts:
         assert part in err
+
+
+@pytest.mark.parametrize(
+    ("content", "because"),
+    [(b"", "it is empty"), (b"- 1", "it holds a list"), (b"a: [1", "cannot be read as YAML"), (b"a: \xe9", "in UTF-8")],
+)
+def test_files_that_hold_no_settings_are_named(bench: Bench, tmp_path: Path, content: bytes, because: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    status, _, err = bench("fit", "--config", str(path), *SHORT)
+    assert status == 2
+    assert str(path) in err
+    assert because in err
+
+
+def test_a_checkpoint_without_what_training_needs_is_refused(bench: Bench, tmp_path: Path) -> None:
+    assert bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")[0] == 0
+    folder = run_folder(tmp_path / "runs", "digits/linear")
+    (folder / "result.json").unlink()
+    checkpoint = folder / "checkpoints/last.ckpt"
+    torch.save({"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]}, checkpoint)
+    status, _, err = bench("fit", "--config", "digits/linear", *SHORT[:-1], "1")
+    assert status == 2
+    assert f"{checkpoint} is no checkpoint of this suite" in err
 
 
 def test_checkpoint_that_is_not_there(bench: Bench) -> None:

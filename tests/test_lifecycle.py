@@ -410,9 +410,52 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     last = folder / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:-100])
     at_batch("on_train_batch_start", 0, fail)
-    assert bench(*cut)[0] == 0
-    assert f"going on from the one before, {folder / 'checkpoints/previous.ckpt'}" in (folder / "log.txt").read_text()
+    status, out, _ = bench(*cut)
+    assert status == 0
+    for told in (out, (folder / "log.txt").read_text()):
+        assert f"going on from the one before, {folder / 'checkpoints/previous.ckpt'}" in told
     assert_same(everything(folder), expected)
+
+
+@pytest.mark.parametrize(("batch", "hook"), [(60, "on_train_batch_start"), (1, "on_test_batch_start")])
+def test_the_rows_of_a_run_are_in_its_checkpoint(
+    bench: Bench, tmp_path: Path, whole_runs: dict[str, Any], at_batch: Callable[..., None], batch: int, hook: str
+) -> None:
+    """Stopped in the second epoch, and when all are trained, with metrics.csv cut short or gone."""
+    expected = whole(bench, whole_runs, tmp_path, "plain")
+    at_batch(hook, batch, send(signal.SIGUSR1))
+    cut = (*COMMAND, "--runs", str(tmp_path / "cut"))
+    assert bench(*cut)[0] == 75
+    metrics = folder_of(tmp_path / "cut") / "metrics.csv"
+    if batch == 1:
+        metrics.unlink()
+    else:
+        metrics.write_bytes(metrics.read_bytes()[:-30])
+    at_batch(hook, 0, fail)
+    assert bench(*cut)[0] == 0
+    assert_same(everything(folder_of(tmp_path / "cut")), expected)
+
+
+def test_a_run_goes_on_with_the_images_it_began_with(
+    bench: Bench, tmp_path: Path, at_batch: Callable[..., None]
+) -> None:
+    at_batch("on_train_batch_start", 10, send(signal.SIGUSR1))
+    cut = (*COMMAND, "--runs", str(tmp_path / "cut"))
+    assert bench(*cut)[0] == 75
+    path = folder_of(tmp_path / "cut") / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert set(checkpoint["images"]) == {"train", "test"}
+    content = checkpoint["images"]["train"]
+    checkpoint["images"]["train"] = "0123456789abcdef"
+    torch.save(checkpoint, path)
+    at_batch("on_train_batch_start", 0, fail)
+    status, _, err = bench(*cut)
+    assert status == 2
+    assert f"the train images (checksum {content[:12]}) must be those that the run began with (checksum 01234567" in err
+    assert "train anew with --again" in err
+    del checkpoint["images"]  # as checkpoints were before
+    torch.save(checkpoint, path)
+    assert bench(*cut)[0] == 0
 
 
 def test_counts_keep_their_precision_where_the_network_has_less() -> None:
