@@ -322,9 +322,10 @@ def kind_of(settings: dict[str, Any], recipe: str) -> tuple[str, str]:
         family = "Inception" if network.startswith(("googlenet", "inception")) else "other"
     elif family == "residual" and settings.get("model.init_args.skip") is False:
         network, family = "plain", "plain"
-    elif module == "resnet":
+    elif module in ("resnet", "preresnet"):
         network = "ResNeXt" if settings.get("model.init_args.groups", 1) != 1 else network
-        network = f"SE-{network}" if settings.get("model.init_args.se_reduction", 0) else network
+        if settings.get("model.init_args.se_reduction", 0):
+            network = network.replace("ResNe", "SE-ResNe")  # ResNet, ResNeXt, pre-activation ResNet
     return network, family
 
 

@@ -260,6 +260,22 @@ def test_ablation_beside_the_paper(tmp_path: Path) -> None:
     assert row.published == "> 0"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "network"),
+    [
+        ("cifar10/resnet110", "ResNet"),
+        ("cifar10/preresnet110", "pre-activation ResNet"),
+        ("cifar10/se_resnet110", "pre-activation SE-ResNet"),
+        ("imagenet/resnext50_32x4d", "ResNeXt"),
+        ("imagenet/se_resnet50", "SE-ResNet"),
+        ("imagenet/se_resnext50_32x4d", "SE-ResNeXt"),
+    ],
+)
+def test_residual_networks_are_called_by_their_names(recipe: str, network: str) -> None:
+    settings = dict(load_recipe(find_recipe(recipe)).settings)
+    assert page_data.kind_of(settings, recipe) == (network, "residual")
+
+
 # Arithmetic -----------------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,12 @@ def test_recipe_says_what_a_reader_needs(path: Path) -> None:
     assert recipe.published.claims == [] or recipe.published.departures
 
 
+@pytest.mark.parametrize("depth", [110, 164])
+def test_se_resnets_on_cifar_are_the_pre_activation_networks_with_se(depth: int) -> None:
+    plain, excited = (load_recipe(find_recipe(f"cifar10/{kind}resnet{depth}")) for kind in ("pre", "se_"))
+    assert excited.settings == {**plain.settings, "model.init_args.se_reduction": 16}
+
+
 @pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
 def test_no_number_is_read_as_text(path: Path) -> None:
     """YAML reads 5e-4 as a string, 5.0e-4 as a number."""
