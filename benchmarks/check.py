@@ -126,9 +126,11 @@ def find_marks(result: Result, recipe: Recipe) -> Iterator[str]:
 
 
 def claims_of(claims: Any) -> list[str]:
-    """`top1_error 0.95 +- 0.1 under 1crop` of each claim."""
+    """`top1_error 0.95 +- 0.1 under 1crop` of each claim, with `(spread 0.05)` where the source gives one."""
     return [
-        f"{claim.get('metric', 'top1_error')} {claim['value']:g} +- {claim['tolerance']:g} under {claim['protocol']}"
+        f"{claim.get('metric', 'top1_error')} {claim['value']:g} +- {claim['tolerance']:g}"
+        + (f" (spread {claim['spread']:g})" if claim.get("spread") is not None else "")
+        + f" under {claim['protocol']}"
         for claim in claims
     ]
 

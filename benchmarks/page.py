@@ -370,7 +370,9 @@ def table_of_claims(claims: Sequence[ClaimRow]) -> Table:
     for claim in claims:
         ours = "–" if claim.ours is None else f"{claim.ours:.2f}"
         ours += f" ± {claim.interval:.2f}" if claim.interval is not None else ""
-        cells = (claim.recipe, claim.measure, f"{claim.published:.2f}", f"{claim.tolerance:g}", ours, str(claim.seeds))
+        spread = "" if claim.spread is None else f" (spread {claim.spread:g})"
+        allowed = f"{claim.tolerance:.3g}{spread}"
+        cells = (claim.recipe, claim.measure, f"{claim.published:.2f}", allowed, ours, str(claim.seeds))
         rows.append((*cells, claim.verdict, claim.where))
     heads = ("recipe", "measure", "published %", "tolerance", "ours %", "seeds", "verdict", "source")
     return Table("Every published number of the suite's recipes", heads, rows)

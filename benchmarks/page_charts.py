@@ -217,8 +217,8 @@ def time_figure(lines: Sequence[Line]) -> Figure:
     return Figure(
         title="Time to accuracy",
         caption="Mean validation error (1crop) against hours of training, without validation, set-up and queues, on "
-        "the hardware named. A diamond: the first epoch within the tolerance of the published 1crop error, median of "
-        "the seeds that got there. A result is still that of the last epoch.",
+        "the hardware named. A diamond: the first epoch within a single run's tolerance of the published 1crop error, "
+        "median of the seeds that got there. A result is still that of the last epoch.",
         spec=finish(alt.LayerChart(layer=layers), chosen, values, title_of(views), series),
         headers=("recipe", "hardware", "hours in all", "target %", "seeds that got there", "hours to it, median"),
         rows=[

@@ -19,7 +19,7 @@ from benchmarks.grid import Cell, Grid, grid_paths, load_grid
 from benchmarks.grid_table import DIVERGED, NOT_REACHED, TO_DO, Outcome, Report, build_report
 from benchmarks.leaderboard import Row, build_rows, confidence, proven_better
 from benchmarks.macs import UncountableError, macs
-from benchmarks.published import verdict
+from benchmarks.published import Claim, verdict
 from benchmarks.recipe import Recipe, all_recipes, identity
 from benchmarks.results import Result, load_results
 
@@ -98,7 +98,7 @@ class Line:
     """A mean learning curve, on one kind of hardware.
 
     Args:
-        target: the published 1crop top-1 error with its tolerance; None where there is none.
+        target: the published 1crop top-1 error with its tolerance for a single run; None where there is none.
         reached: hours of training until the validation error was there, of each seed that got there.
     """
 
@@ -113,7 +113,13 @@ class Line:
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A published number and what our runs say of it. `kind` is the verdict without its number: a key of `VERDICTS`."""
+    """A published number and what our runs say of it.
+
+    Args:
+        tolerance: how far the mean over so many seeds may be, see `benchmarks.published.Claim.allowed`.
+        spread: of single runs in the source; None where it gives none.
+        kind: the verdict without its number: a key of `VERDICTS`.
+    """
 
     dataset: str
     recipe: str
@@ -121,6 +127,7 @@ class ClaimRow:
     published: float
     where: str
     tolerance: float
+    spread: float | None
     ours: float | None
     interval: float | None
     seeds: int
@@ -322,9 +329,10 @@ def kind_of(settings: dict[str, Any], recipe: str) -> tuple[str, str]:
         family = "Inception" if network.startswith(("googlenet", "inception")) else "other"
     elif family == "residual" and settings.get("model.init_args.skip") is False:
         network, family = "plain", "plain"
-    elif module == "resnet":
+    elif module in ("resnet", "preresnet"):
         network = "ResNeXt" if settings.get("model.init_args.groups", 1) != 1 else network
-        network = f"SE-{network}" if settings.get("model.init_args.se_reduction", 0) else network
+        if settings.get("model.init_args.se_reduction", 0):
+            network = network.replace("ResNe", "SE-ResNe")  # ResNet, ResNeXt, pre-activation ResNet
     return network, family
 
 
@@ -406,9 +414,9 @@ def build_lines(entries: Sequence[Entry], curves: Iterable[Curve], found: Iterab
     claims = {
         (result.recipe, result.identity): next(
             (
-                claim["value"] + claim["tolerance"]
-                for claim in result.published.get("claims", [])
-                if (claim["protocol"], claim.get("metric", "top1_error")) == ("1crop", "top1_error")
+                claim.value + claim.allowed(1)
+                for claim in (Claim(**one) for one in result.published.get("claims", []))
+                if (claim.protocol, claim.metric) == ("1crop", "top1_error")
             ),
             None,
         )
@@ -443,6 +451,7 @@ def build_claims(rows: Iterable[Row], recipes: Iterable[Recipe]) -> list[ClaimRo
         for claim in recipe.published.claims:
             row = ours.get((recipe.name, claim.protocol, claim.metric))
             said = row.verdict if row else verdict(claim, [], recipe.name in run)
+            seeds = len(row.seeds) if row else 0
             claims.append(
                 ClaimRow(
                     dataset=recipe.dataset,
@@ -450,10 +459,11 @@ def build_claims(rows: Iterable[Row], recipes: Iterable[Recipe]) -> list[ClaimRo
                     measure=f"{claim.protocol}, {'top-5' if claim.metric == 'top5_error' else 'top-1'}",
                     published=claim.value,
                     where=f"{recipe.published.paper}; {claim.where}",
-                    tolerance=claim.tolerance,
+                    tolerance=claim.allowed(seeds),
+                    spread=claim.spread,
                     ours=row.error if row else None,
                     interval=row.interval if row else None,
-                    seeds=len(row.seeds) if row else 0,
+                    seeds=seeds,
                     verdict=said,
                     kind="short" if said.startswith("short") else said,
                 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,12 +212,29 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(
             f"{path}: the part `published` is not as it must be ({error}): see benchmarks/published.py."
         ) from None
+    check_numbers(path, claims)
     if parts is ENSEMBLE_PARTS:
         members = read_members(path, content["members"])
         settings: dict[str, Any] = {"members": [member.settings() for member in members]}
         return Recipe(recipe_name(path), path, settings, source, members)
     settings = flatten({part: content[part] for part in ("model", "data", "trainer")})
     return Recipe(recipe_name(path), path, by_content(settings), source)
+
+
+def check_numbers(path: Path, claims: list[Claim]) -> None:
+    """Refuse claims whose numbers are none, before a result carries them.
+
+    Raises:
+        RecipeError: a value that is not finite, a tolerance or a spread that is not finite and above 0.
+    """
+    for claim in claims:
+        numbers: dict[str, Any] = {"value": claim.value, "tolerance": claim.tolerance}
+        numbers |= {} if claim.spread is None else {"spread": claim.spread}
+        for name, value in numbers.items():
+            finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not finite or (name != "value" and value <= 0):
+                rule = "a finite number" + " above 0" * (name != "value")
+                raise RecipeError(f"{path}: {name} (={value}) of a claim must be {rule}, in points of error: correct.")
 
 
 def read_members(path: Path, lines: Any) -> tuple[Member, ...]:

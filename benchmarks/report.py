@@ -155,7 +155,8 @@ def overview(content: Content) -> str:
     told = [f"{judged[name]} {name}" for name in order if judged[name]]
     lines.append(f"Of {count(sum(judged.values()), 'published number')}: {', '.join(told)}.")
     lines.append(
-        "*Reproduced*: the mean over seeds is within the tolerance that the recipe states; *short*: worse than that. "
+        "*Reproduced*: the mean over seeds is within the tolerance that the recipe states, or within three standard "
+        "errors where the source gives the spread of its runs and that is more; *short*: worse than that. "
         "A verdict holds our error against the paper's under the paper's own protocol, and numbers under different "
         "protocols are never ranked together. The numbers and sentences of this report come from the suite's result "
         "files; the panels below them are W&B's own view of the same runs."

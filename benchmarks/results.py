@@ -226,13 +226,16 @@ def check_claims(claims: Any) -> None:
         ResultError: as said; the message goes on after the file's name.
     """
     known = {one.name for one in fields(Claim)}
-    needed = known - {"metric"}
+    needed = known - {"metric", "spread"}
     for claim in claims if isinstance(claims, list) else [claims]:
         if not isinstance(claim, dict) or not needed <= set(claim) <= known:
             raise _wrong("published.claims", claims, f"a list of objects with {', '.join(sorted(needed))}")
         for name in ("value", "tolerance"):
             if not is_number(claim[name]):
                 raise _wrong(f"published.claims.{name}", claim[name], "a finite number")
+        spread = claim.get("spread")
+        if spread is not None and not (is_number(spread) and spread > 0):
+            raise _wrong("published.claims.spread", spread, "a finite number above 0, or null")
         if claim.get("metric", "top1_error") not in METRICS or not isinstance(claim["protocol"], str):
             raise _wrong("published.claims.metric", claim.get("metric"), f"one of {', '.join(METRICS)}")
 

@@ -1,7 +1,8 @@
 """Residual units in five orders (He, Zhang, Ren, Sun 2016, "Identity Mappings in Deep Residual Networks", Figure 4).
 
 The original order is also `models/resnet.py`'s, with torchvision's names. Here the place of each norm and ReLU is the
-experiment, and full pre-activation is the one that trains a thousand layers.
+experiment, and full pre-activation is the one that trains a thousand layers. A branch may end in
+squeeze-and-excitation, as in the CIFAR networks of Hu, Shen, Albanie, Sun, Wu 2018.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from models.classifier import Classifier, check_choice, check_in_channels
 from models.resnet import (
+    SqueezeExcitation,
     batch_norm,
     calm_branches,
     check_stages,
@@ -47,6 +49,7 @@ class PreResNet(Classifier):
       `shortcut: B`; ResNet-1001 has 111 units in each stage
     - ResNet-110: the depths and widths of ResNet-164, `unit: basic`; with the 1-layer units of Table 3
       `depths: [36, 36, 36]`, `unit: single`
+    - SE-ResNet-110 and -164 (Hu et al. 2018, Table 4): these with `se_reduction: 16`
 
     Pre-activation leaves the stem's output to the first unit, whose norm and ReLU come before its two paths part, and
     follows the last unit by another ReLU, full pre-activation by another norm too (the paper's appendix).
@@ -60,6 +63,9 @@ class PreResNet(Classifier):
         shortcut: where a unit changes the shape, `A` subsamples and pads new channels with zeros (no parameters), `B`
             projects by a 1x1 convolution. With pre-activation the projection sees the activated input, as in the code
             that the authors released (KaimingHe/resnet-1k-layers).
+        se_reduction: squeeze-and-excitation at the end of each unit's branch, before the addition, "the non-identity
+            branch of a residual module" (Hu et al. 2018, section 3.3); its hidden layer is so many times narrower than
+            the unit's output, 16 in that paper. None or 0 for none.
         skip: whether units add their input; off gives the plain network, with the same parameters under shortcut A.
         norm: `batch`, or `none`, which gives convolutions a bias instead.
         dropout: probability that a feature of the pooled vector is dropped, 0 to 1; the paper uses none.
@@ -76,6 +82,7 @@ class PreResNet(Classifier):
         order: Order = "full_preactivation",
         stem: Literal["cifar", "imagenet"] = "cifar",
         shortcut: Literal["A", "B"] = "A",
+        se_reduction: int | None = None,
         skip: bool = True,
         norm: Literal["none", "batch"] = "batch",
         dropout: float = 0.0,
@@ -102,7 +109,9 @@ class PreResNet(Classifier):
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1
                 first = stage == 1 and index == 0
-                units.append(ResidualUnit(channels, width, stride, unit, order, shortcut, skip, norm, first))
+                units.append(
+                    ResidualUnit(channels, width, stride, unit, order, shortcut, skip, norm, first, se_reduction)
+                )
                 channels = units[-1].out_channels
             self.add_module(f"layer{stage}", nn.Sequential(*units))
         self.before_pool = layers(ORDERS[order][0], channels, norm)
@@ -138,6 +147,8 @@ class ResidualUnit(nn.Module):
     - `relu_only_preactivation`: ReLU, conv, BN, ReLU, conv, BN, add
     - `full_preactivation`: BN, ReLU, conv, BN, ReLU, conv, add
 
+    With `se_reduction`, squeeze-and-excitation comes right before "add", in every order.
+
     What is added is the input as it came. After the pre-activation it is taken in the `first` unit of a network, and
     where it is projected. A projection has a norm where the branch ends in one.
     """
@@ -153,6 +164,7 @@ class ResidualUnit(nn.Module):
         skip: bool,
         norm: str,
         first: bool = False,
+        se_reduction: int | None = None,
     ) -> None:
         super().__init__()
         self.out_channels = 4 * width if unit == "bottleneck" else width
@@ -165,6 +177,7 @@ class ResidualUnit(nn.Module):
             self.branch += layers(["norm", "relu"], seen, norm)
             self.branch.append(convolution(seen, wide, size, 1, norm))
         self.branch += layers(last, self.out_channels, norm)
+        self.se: nn.Module = SqueezeExcitation(self.out_channels, se_reduction) if se_reduction else nn.Identity()
         self.after = layers(after, self.out_channels, norm)
         self.skip = skip
         self.shortcut: nn.Module = nn.Identity()
@@ -182,7 +195,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.before(x)
-        out = self.branch(activated)
+        out = self.se(self.branch(activated))
         if self.skip:
             out = out + self.shortcut(activated if self.adds_activated else x)
         return self.after(out)

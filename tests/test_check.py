@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.check import committed, find_faults, find_marks, read
+from benchmarks.check import claims_of, committed, find_faults, find_marks, read
 from benchmarks.recipe import FOLDER, identity, load_recipe
 from benchmarks.results import COMMITTED, Result, ResultError, write_result
 from tests.test_results import make
@@ -225,6 +225,17 @@ def test_claims_are_the_recipes_whatever_the_file_says(bench: Bench, tmp_path: P
     assert re.search(
         r"marked: it has other claims than the recipe, whose own count: top1_error 12 \+- .* under 1crop", out
     )
+
+
+def test_claims_are_told_with_the_spread_of_their_source() -> None:
+    (plain,) = map(vars, load_recipe(FOLDER / "mnist/lenet5.yaml").published.claims)
+    (spread,) = map(vars, load_recipe(FOLDER / "cifar10/resnet110.yaml").published.claims)
+    older = {key: value for key, value in spread.items() if key != "spread"}
+    assert claims_of([plain, spread, older]) == [
+        "top1_error 0.95 +- 0.15 under 1crop",
+        "top1_error 6.61 +- 0.3 (spread 0.16) under 1crop",
+        "top1_error 6.61 +- 0.3 under 1crop",
+    ]
 
 
 def test_committed_file_lies_where_its_recipe_and_seed_say() -> None:

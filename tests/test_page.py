@@ -223,6 +223,28 @@ def test_time_to_the_published_error(tmp_path: Path) -> None:
     assert line.reached == pytest.approx([0.09, 0.05])
 
 
+def test_a_run_is_held_to_the_spread_of_single_runs(tmp_path: Path) -> None:
+    claim = {"value": 80.0, "protocol": "1crop", "tolerance": 2.0, "tolerance_reason": "a test", "where": "here"}
+    for seed in range(2):
+        result = make(recipe="custom/mine", seed=seed, published={"claims": [claim | {"spread": 1.0}]})
+        place(tmp_path, result, epochs=20)
+    (line,) = gather([tmp_path]).curves["custom"]
+    assert line.target == 83.0
+    assert line.reached == pytest.approx([0.08, 0.08])
+
+
+def test_tolerance_is_that_of_so_many_seeds(tmp_path: Path) -> None:
+    def told(content: Content) -> tuple[str, ...]:
+        (cells,) = [row for row in page.table_of_claims(content.claims).rows if row[0] == "cifar10/resnet110"]
+        return tuple(cells[2:7])
+
+    assert told(content_of(tmp_path / "none")) == ("6.61", "0.3 (spread 0.16)", "–", "0", "not run")
+    one = content_of(tmp_path / "one", *runs("cifar10/resnet110", [7.0]))
+    assert told(one) == ("6.61", "0.48 (spread 0.16)", "7.00", "1", "reproduced")
+    three = content_of(tmp_path / "three", *runs("cifar10/resnet110", [7.0, 7.0, 7.0]))
+    assert told(three) == ("6.61", "0.3 (spread 0.16)", "7.00 ± 0.00", "3", "short by 0.39")
+
+
 # Ablations ------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +280,22 @@ def test_ablation_beside_the_paper(tmp_path: Path) -> None:
     assert row.value == pytest.approx(0.3)
     assert (row.low, row.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert row.published == "> 0"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network"),
+    [
+        ("cifar10/resnet110", "ResNet"),
+        ("cifar10/preresnet110", "pre-activation ResNet"),
+        ("cifar10/se_resnet110", "pre-activation SE-ResNet"),
+        ("imagenet/resnext50_32x4d", "ResNeXt"),
+        ("imagenet/se_resnet50", "SE-ResNet"),
+        ("imagenet/se_resnext50_32x4d", "SE-ResNeXt"),
+    ],
+)
+def test_residual_networks_are_called_by_their_names(recipe: str, network: str) -> None:
+    settings = dict(load_recipe(find_recipe(recipe)).settings)
+    assert page_data.kind_of(settings, recipe) == (network, "residual")
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------

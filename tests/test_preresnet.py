@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from models import preresnet
 from models.preresnet import ORDERS, Order, PreResNet, ResidualUnit
-from models.resnet import ResNet
+from models.resnet import ResNet, SqueezeExcitation
 
 PREACTIVATED = ("relu_only_preactivation", "full_preactivation")
 DEPTHS = {110: [18, 18, 18], 164: [18, 18, 18], 1001: [111, 111, 111]}
@@ -89,7 +90,7 @@ def test_the_five_orders_differ_where_the_test_by_hand_looks() -> None:
 
 
 def straight_line(unit: ResidualUnit, x: Tensor, order: str, stride: int, training: bool) -> Tensor:
-    """The unit with nothing but functions on its tensors, in the order that Figure 4 draws."""
+    """The unit with nothing but functions on its tensors, in the order that Figure 4 draws; SE before the addition."""
     convolutions = iter([m for m in [*unit.before, *unit.branch] if isinstance(m, nn.Conv2d)])
     norms = iter([m for m in [*unit.before, *unit.branch, *unit.after] if isinstance(m, nn.BatchNorm2d)])
     count = sum(isinstance(m, nn.Conv2d) for m in unit.branch)
@@ -109,36 +110,70 @@ def straight_line(unit: ResidualUnit, x: Tensor, order: str, stride: int, traini
         y = F.conv2d(y, kernel.weight, None, stride)
         return bn(y, norm[0]) if normed else y
 
+    def excited(y: Tensor) -> Tensor:
+        """Hu et al. 2018, Eq. 2 to 4, where the unit has it."""
+        if not isinstance(unit.se, SqueezeExcitation):
+            return y
+        one, two = unit.se.fc1, unit.se.fc2
+        z = y.sum((2, 3)) / (y.shape[2] * y.shape[3])
+        s = 1 / (1 + (-((z @ one.weight.T + one.bias).clamp(min=0) @ two.weight.T + two.bias)).exp())
+        return torch.einsum("bchw,bc->bchw", y, s)
+
     if order == "full_preactivation":
         y = bn(x).relu()
         shortcut = projected(y, normed=False)
         for _ in range(count - 1):
             y = bn(conv(y)).relu()
-        return conv(y) + shortcut
+        return excited(conv(y)) + shortcut
     y = x.relu() if order == "relu_only_preactivation" else x
     shortcut = projected(y, normed=order != "batch_norm_after_addition")
     for _ in range(count - 1):
         y = bn(conv(y)).relu()
     y = conv(y)
     if order == "batch_norm_after_addition":
-        return bn(y + shortcut).relu()
+        return bn(excited(y) + shortcut).relu()
     y = bn(y)
     if order == "relu_before_addition":
-        return y.relu() + shortcut
+        return excited(y.relu()) + shortcut
+    y = excited(y)
     return (y + shortcut).relu() if order == "original" else y + shortcut
 
 
+@pytest.mark.parametrize("se_reduction", [None, 3])
 @pytest.mark.parametrize("unit", ["single", "basic", "bottleneck"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_units_that_project_are_a_straight_line_of_functions(order: str, unit: str) -> None:
+def test_units_that_project_are_a_straight_line_of_functions(order: str, unit: str, se_reduction: int | None) -> None:
     torch.manual_seed(0)
-    layer = ResidualUnit(4, 3, 2, unit, order, "B", True, "batch")
+    layer = ResidualUnit(4, 3, 2, unit, order, "B", True, "batch", se_reduction=se_reduction)
     shake(layer)
     x = random_images(3, 4, 7, 6)
     for training in (False, True):
         expected = straight_line(layer, x, order, stride=2, training=training)
         assert expected.shape == (3, 12 if unit == "bottleneck" else 3, 4, 3)
         torch.testing.assert_close(layer.train(training)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_squeeze_and_excitation_of_one_channel_by_hand(first: bool) -> None:
+    """What the branch gives is multiplied, by a number from its own mean; what the shortcut carries is not."""
+    unit = ResidualUnit(1, 1, 1, "basic", "full_preactivation", "A", True, "none", first, se_reduction=1)
+    assert isinstance(unit.se, SqueezeExcitation)
+    convolutions = [layer for layer in unit.branch if isinstance(layer, nn.Conv2d)]
+    for layer, value in zip(convolutions, (2.0, -3.0), strict=True):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        layer.weight.data[0, 0, 1, 1] = value
+    for fully, weight, bias in ((unit.se.fc1, -0.25, 0.5), (unit.se.fc2, 0.5, -2.0)):
+        nn.init.constant_(fully.weight, weight)
+        nn.init.constant_(fully.bias, bias)
+    pixels = [-4.0, 1.0, 3.0, 0.0]
+    branch = [0.0, -6.0, -18.0, 0.0]  # -3 relu(2 relu(x)), with a mean of -6
+    factor = 1 / (1 + math.exp(-(0.5 * max(-0.25 * -6 + 0.5, 0) - 2)))
+    assert factor == pytest.approx(1 / (1 + math.e))
+    carried = [max(pixel, 0.0) if first else pixel for pixel in pixels]
+    expected = [factor * b + x for b, x in zip(branch, carried, strict=True)]
+    found = unit(torch.tensor(pixels).view(1, 1, 1, -1)).flatten()
+    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -205,6 +240,51 @@ def test_networks_have_the_released_codes_parameters(depth: int, settings: dict[
     assert parameters(network) == by_formula == count
 
 
+@pytest.mark.parametrize(
+    ("depth", "settings", "count"),
+    [
+        (110, {"unit": "basic", "shortcut": "A"}, 1_727_962 + 14_238),
+        (164, {"unit": "bottleneck", "shortcut": "B"}, 1_703_258 + 202_104),
+    ],
+)
+def test_squeeze_and_excitation_adds_what_its_paper_counts(depth: int, settings: dict[str, Any], count: int) -> None:
+    """Hu et al. 2018, Eq. 5: 2 / r times the squares of all units' channels; and biases, which it leaves out."""
+    with torch.device("meta"):
+        network = PreResNet(DEPTHS[depth], [16, 32, 64], se_reduction=16, **settings)
+    channels = [16, 32, 64] if depth == 110 else [64, 128, 256]
+    weights = sum(18 * 2 * wide**2 // 16 for wide in channels)
+    biases = sum(18 * (wide // 16 + wide) for wide in channels)
+    assert sum(parameters(module) for module in network.modules() if isinstance(module, SqueezeExcitation)) == (
+        weights + biases
+    )
+    assert parameters(network) == count
+
+
+@pytest.mark.parametrize("off", [{}, {"se_reduction": None}, {"se_reduction": 0}])
+def test_without_squeeze_and_excitation_names_and_numbers_stay(off: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = PreResNet([1], [4], **off)
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert list(network.state_dict()) == [
+        "conv1.weight",
+        *(f"layer1.0.before.0.{name}" for name in norm),
+        "layer1.0.branch.0.weight",
+        *(f"layer1.0.branch.1.{name}" for name in norm),
+        "layer1.0.branch.3.weight",
+        *(f"before_pool.0.{name}" for name in norm),
+        "fc.weight",
+        "fc.bias",
+    ]
+    torch.manual_seed(0)
+    excited = PreResNet([1], [4], se_reduction=2)
+    assert set(excited.state_dict()) - set(network.state_dict()) == {
+        f"layer1.0.se.{layer}.{name}" for layer in ("fc1", "fc2") for name in ("weight", "bias")
+    }
+    assert not excited.load_state_dict(network.state_dict(), strict=False).unexpected_keys
+    images = random_images(2, 3, 8, 8)
+    assert not torch.allclose(network.eval()(images), excited.eval()(images))
+
+
 def test_one_layer_units_make_the_same_110_layers() -> None:
     with torch.device("meta"):
         network = PreResNet([36, 36, 36], [16, 32, 64], unit="single")
@@ -228,9 +308,11 @@ def test_all_orders_have_the_same_kernels(order: Any) -> None:
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_the_original_order_is_resnets(block: Any, shortcut: Any, stem: Any, norm: Any) -> None:
+@pytest.mark.parametrize("se_reduction", [0, 2])
+def test_the_original_order_is_resnets(block: Any, shortcut: Any, stem: Any, norm: Any, se_reduction: int) -> None:
     torch.manual_seed(0)
     settings = {"depths": [2, 1, 2], "widths": [4, 6, 8], "stem": stem, "shortcut": shortcut, "norm": norm}
+    settings["se_reduction"] = se_reduction
     bottleneck = {"stride_on": "1x1"} if block == "bottleneck" else {}
     theirs = ResNet(num_classes=10, block=block, **bottleneck, **settings)
     ours = PreResNet(unit=block, order="original", **settings)
@@ -246,6 +328,7 @@ def test_the_original_order_is_resnets(block: Any, shortcut: Any, stem: Any, nor
                 found += [
                     getattr(unit, f"{kind}{number}") for kind in ("conv", "bn") if hasattr(unit, f"{kind}{number}")
                 ]
+            found += [unit.se.fc1, unit.se.fc2] if isinstance(unit.se, SqueezeExcitation) else []
             found += list(unit.downsample) if isinstance(unit.downsample, nn.Sequential) else []
         return [layer for layer in [*found, network.fc] if not isinstance(layer, nn.Identity)]
 
@@ -330,10 +413,10 @@ def test_plain_networks_have_the_parameters_of_shortcut_a(order: Any) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_combination_of_switches_trains(order: Any, norm: Any, unit: Any, shortcut: Any) -> None:
     torch.manual_seed(0)
-    for skip, stem in ((True, "cifar"), (False, "imagenet")):
+    for skip, stem, reduction in ((True, "cifar", None), (True, "cifar", 4), (False, "imagenet", 4)):
         network = PreResNet(
             [1, 2], [8, 12], unit=unit, order=order, stem=stem, shortcut=shortcut, skip=skip, norm=norm,
-            dropout=0.2, in_channels=1, num_classes=7,
+            se_reduction=reduction, dropout=0.2, in_channels=1, num_classes=7,
         )  # fmt: skip
         assert norm == "batch" or not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
         for size in (32, 45):
@@ -394,6 +477,16 @@ def test_a_thousand_and_one_layers_train() -> None:
         ({"depths": [1]}, "depths (=[1]) and widths (=[4, 8]) must name the same stages, 1 to 4 of them."),
         ({"depths": [1, 0]}, "depths (=[1, 0]) must be at least 1 block in every stage."),
         ({"widths": [0, 4]}, "widths (=[0, 4]) must be at least 1 channel in every stage."),
+        (
+            {"se_reduction": 16},
+            "se_reduction (=16) must lie between 1 and the 4 channels of every block, or be 0 for no "
+            "squeeze-and-excitation.",
+        ),
+        (
+            {"se_reduction": -1},
+            "se_reduction (=-1) must lie between 1 and the 4 channels of every block, or be 0 for no "
+            "squeeze-and-excitation.",
+        ),
         ({"widths": [8, 4]}, "shortcut A pads channels, so widths must not shrink: 8 to 4. Use B."),
     ],
 )

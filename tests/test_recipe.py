@@ -101,6 +101,17 @@ def test_recipe_says_what_a_reader_needs(path: Path) -> None:
     assert check_claims(recipe) if recipe.members else protocols_of(recipe.published)
     assert all(claim.tolerance > 0 and claim.tolerance_reason and claim.where for claim in recipe.published.claims)
     assert recipe.published.claims == [] or recipe.published.departures
+    for claim in recipe.published.claims:
+        if claim.spread is not None:
+            assert 0 < claim.spread < claim.value
+            assert f"{claim.spread:g}" in claim.tolerance_reason
+            assert f"+- {claim.spread:.2f}" in claim.where, "where the source gives it"
+
+
+@pytest.mark.parametrize("depth", [110, 164])
+def test_se_resnets_on_cifar_are_the_pre_activation_networks_with_se(depth: int) -> None:
+    plain, excited = (load_recipe(find_recipe(f"cifar10/{kind}resnet{depth}")) for kind in ("pre", "se_"))
+    assert excited.settings == {**plain.settings, "model.init_args.se_reduction": 16}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=recipes.recipe_name)
@@ -195,6 +206,32 @@ def test_recipe_without_claims_part_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "half.yaml"
     path.write_text("model: {}\ndata: {}\n")
     with pytest.raises(RecipeError, match="four parts published, model, data and trainer"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("value", "5 %", "value (=5 %) of a claim must be a finite number, in points of error: correct."),
+        ("value", math.nan, "value (=nan) of a claim must be a finite number, in points of error: correct."),
+        ("tolerance", 0, "tolerance (=0) of a claim must be a finite number above 0, in points of error: correct."),
+        (
+            "tolerance",
+            None,
+            "tolerance (=None) of a claim must be a finite number above 0, in points of error: correct.",
+        ),
+        ("spread", -0.1, "spread (=-0.1) of a claim must be a finite number above 0, in points of error: correct."),
+        ("spread", math.inf, "spread (=inf) of a claim must be a finite number above 0, in points of error: correct."),
+        ("spread", True, "spread (=True) of a claim must be a finite number above 0, in points of error: correct."),
+        ("spread", "0.16", "spread (=0.16) of a claim must be a finite number above 0, in points of error: correct."),
+    ],
+)
+def test_claim_without_a_number_is_refused(tmp_path: Path, name: str, value: object, rule: str) -> None:
+    content = yaml.safe_load(find_recipe("mnist/lenet5").read_text())
+    content["published"]["claims"][0][name] = value
+    path = tmp_path / "number.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match=re.escape(f"{path}: {rule}")):
         load_recipe(path)
 
 

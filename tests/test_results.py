@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import results
+from benchmarks.published import Claim
 from benchmarks.results import Result, ResultError, is_result_file, load_results, read_result, write_result
 
 CLAIM = {"value": 1.0, "protocol": "1crop", "tolerance": 0.1, "tolerance_reason": "a test", "where": "here"}
@@ -142,6 +143,12 @@ def deep(levels: int) -> list[Any]:
         (lambda content: content["published"].update(claims="none"), 'has published.claims (="none")'),
         (lambda content: content["published"].update(claims=[CLAIM | {"value": "1"}]), 'published.claims.value (="1")'),
         (lambda content: content["published"].update(claims=[CLAIM | {"metric": "loss"}]), 'claims.metric (="loss")'),
+        (
+            lambda content: content["published"].update(claims=[CLAIM | {"spread": 0}]),
+            "has published.claims.spread (=0), which must be a finite number above 0, or null: remove or correct it",
+        ),
+        (lambda content: content["published"].update(claims=[CLAIM | {"spread": "1"}]), 'claims.spread (="1"), which'),
+        (lambda content: content["published"].update(claims=[CLAIM | {"spread": True}]), "claims.spread (=true), whi"),
     ],
 )
 def test_broken_result_is_named(tmp_path: Path, change: Any, message: str) -> None:
@@ -152,6 +159,15 @@ def test_broken_result_is_named(tmp_path: Path, change: Any, message: str) -> No
     with pytest.raises(ResultError, match=re.escape(message)) as found:
         read_result(path)
     assert str(found.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("more", [{}, {"spread": None}, {"spread": 0.16}])
+def test_claims_are_read_with_and_without_a_spread(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Those of results that are older than the field have none."""
+    path = tmp_path / "seed-0.json"
+    write_result(path, make(published={"claims": [CLAIM | more]}))
+    (claim,) = read_result(path).published["claims"]
+    assert Claim(**claim).spread == more.get("spread")
 
 
 @pytest.mark.parametrize(
