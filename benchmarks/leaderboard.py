@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.published import Claim, verdict
 from benchmarks.recipe import Recipe, RecipeError, all_recipes
 from benchmarks.results import COMMITTED, Result, load_results, printable
-from benchmarks.run_rows import RunRow, build_run_rows
+from benchmarks.run_rows import RunRow, build_run_rows, dataset_of
 from benchmarks.runs import RunError, runs_root
 from datamodules.files import write_whole
 
@@ -69,14 +69,20 @@ class Row:
 
 
 def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
-    """Rows for all results, best first within dataset, protocol and metric; single seeds and changed settings last."""
+    """Rows for all results, best first within dataset, protocol and metric; single seeds and changed settings last.
+
+    Seeds that were not trained and tested on the images of most others have a row of their own.
+    """
     by_name = {recipe.name: recipe for recipe in recipes}
-    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in found:
-        groups[result.recipe, result.identity].append(result)
+        groups[result.recipe, result.identity][images_of(result)].append(result)
     rows: list[Row] = []
     errors: list[list[float]] = []
-    for (name, identity), results in sorted(groups.items()):
+    for (name, identity), by_images in sorted(groups.items()):
+        unknown = by_images.pop("", [])
+        results, *others = sorted(by_images.values(), key=lambda some: (-len(some), some[0].seed)) or [[]]
+        results = [*results, *unknown]
         recipe = by_name.get(name)
         claims = []
         if name.startswith("custom/"):  # a recipe outside the suite is known by its results alone
@@ -90,11 +96,22 @@ def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
             row, its_errors = build_row(results, protocol, metric, claims, changed)
             rows.append(row)
             errors.append(its_errors)
+        for results in others:
+            for protocol, metric in measured(results, []):
+                row, its_errors = build_row(results, protocol, metric, [], "other images")
+                rows.append(row)
+                errors.append(its_errors)
     ranked = [replace(row, rank=rank) for row, rank in zip(rows, ranks(rows, errors), strict=True)]
     return sorted(
         ranked,
         key=lambda row: (row.dataset, row.protocol, row.metric, bool(row.changed), row.rank is None, row.error),
     )
+
+
+def images_of(result: Result) -> str:
+    """Checksums of the images and labels it is about; empty where it does not say."""
+    parts = [result.dataset.get(split) for split in ("train", "test")]
+    return " ".join(str(part["content"]) for part in parts if isinstance(part, dict) and part.get("content"))
 
 
 def measured(results: Sequence[Result], claims: Sequence[Claim]) -> list[tuple[str, str]]:
@@ -116,7 +133,7 @@ def build_row(
     name = counted[0].recipe
     judged = verdict(claim, errors) if claim is not None else "changed recipe" if changed else "nothing claimed"
     row = Row(
-        dataset=name.split("/")[0],
+        dataset=dataset_of(counted[0]),
         recipe=name,
         identity=counted[0].identity,
         protocol=protocol,

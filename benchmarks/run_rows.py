@@ -115,7 +115,7 @@ def build_run_row(result: Result, protocol: str, recipe: Recipe | None) -> RunRo
     current = not result.overrides if is_custom(result) else recipe is not None and recipe.identity == result.identity
     train, test = (part if isinstance(part := dataset.get(name), dict) else {} for name in ("train", "test"))
     return RunRow(
-        dataset=result.recipe.split("/")[0],
+        dataset=dataset_of(result),
         recipe=result.recipe,
         identity=result.identity,
         overrides=json.dumps(result.overrides, default=str) if result.overrides else "",
@@ -154,6 +154,12 @@ def build_run_row(result: Result, protocol: str, recipe: Recipe | None) -> RunRo
         finished=result.finished,
         wandb_id=result.wandb_id,
     )
+
+
+def dataset_of(result: Result) -> str:
+    """The folder of its recipe; another kind of that dataset, with other images, has its own name: mnist1989."""
+    folder, name = result.recipe.split("/")[0], str(result.dataset.get("name"))
+    return name if name.startswith(folder) else folder
 
 
 def is_custom(result: Result) -> bool:
