@@ -248,6 +248,79 @@ def test_status_reads_the_run_folder_first(cluster: Path, tmp_path: Path) -> Non
     assert status.build_rows({"runs": runs})[0].state == "finished"
 
 
+@pytest.fixture
+def two_submissions(cluster: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The folders of two submissions, of one run each, which trains for 3 epochs."""
+    folders = []
+    for number in (1, 2):
+        run, folder = tmp_path / f"run-{number}", tmp_path / "runs" / "jobs" / str(number)
+        run.mkdir()
+        folder.mkdir(parents=True)
+        line = {"job": str(number), "recipe": f"a/{number}", "seed": 0, "folder": str(run), "epochs": 3}
+        (folder / "submission.json").write_text(json.dumps({"runs": [line]}))
+        folders.append(folder)
+    return folders[0], folders[1]
+
+
+NO_LIST = "it has no list of runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{}", NO_LIST),
+        ("[]", NO_LIST),
+        ("[[1]]", NO_LIST),
+        ('{"runs": [{}]}', "a run in it has no job"),
+        ('{"runs": [3]}', "a run in it has no job"),
+        ('{"runs": [{"job": 7}]}', "a run in it has no job"),
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_status_names_a_damaged_record_and_shows_the_rest(
+    bench: Bench, two_submissions: tuple[Path, Path], content: str, why: str
+) -> None:
+    path = two_submissions[0] / "submission.json"
+    path.write_text(content)
+    said = f"{path} is no record of a submission ({why}): restore it, or move its folder out of runs/jobs.\n"
+    code, out, err = bench("status")
+    assert (code, err) == (0, f"skipped: {said}")
+    assert "a/2" in out
+    assert bench("status", "--submission", str(path.parent)) == (2, "", f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "epoch", "why"),
+    [
+        (b"epoch,step\nfoo,1\n", "?/3", "epoch (='foo') of row 1 must be a whole number"),
+        (b"epoch,step\n\xff\n", "?/3", "'utf-8' codec can't decode byte 0xff in position 11: invalid start byte"),
+        (b"epoch,step,perf/train\n0,1,x\n", "?/3", "could not convert string to float: 'x'"),
+        (b"epoch,step,perf/train\n0,44,3.2\n1", "1/3", ""),  # killed while it wrote
+    ],
+)
+def test_status_names_a_damaged_table_and_shows_the_rest(
+    bench: Bench, two_submissions: tuple[Path, Path], tmp_path: Path, content: bytes, epoch: str, why: str
+) -> None:
+    path = tmp_path / "run-1" / "metrics.csv"
+    path.write_bytes(content)
+    (tmp_path / "run-2" / "state.json").write_text("[1]")
+    said = f"skipped: {path} is no table of a run ({why}): restore it, or move it away.\n" if why else ""
+    code, out, err = bench("status", "--format", "json")
+    assert (code, err) == (0, said)
+    assert [(row["recipe"], row["epoch"]) for row in json.loads(out)] == [("a/1", epoch), ("a/2", "0/3")]
+
+
+def test_status_of_what_is_not_there(bench: Bench, tmp_path: Path) -> None:
+    code, _, err = bench("status", "--submission", str(tmp_path))
+    assert (code, err) == (
+        2,
+        f"error: there is no {tmp_path / 'submission.json'}: name a folder in runs/jobs, or none.\n",
+    )
+    code, _, err = bench("status", "--runs", str(tmp_path / "none"))
+    assert code == 2
+    assert f"there is no folder {tmp_path / 'none'}: name the folder of runs with --runs, or leave it out." in err
+
+
 def test_plan_says_what_was_not_measured(bench: Bench) -> None:
     code, out, _ = bench("plan", "imagenet/resnet50")
     assert code == 0
