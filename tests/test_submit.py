@@ -93,6 +93,20 @@ def test_refused_before_anything_is_queued(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"published: \xff\n", "must be text in UTF-8"), (b"", "is empty: write a recipe into it")]
+)
+def test_a_file_that_is_no_recipe_is_named(
+    bench: Bench, cluster: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    code, _, err = bench("submit", str(path))
+    assert code == 2
+    assert err.startswith(f"error: custom/mine: {path} {message}")
+    assert not cluster.exists()
+
+
 def test_a_log_folder_that_cannot_be_written(bench: Bench, cluster: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, _, err = bench("submit", "digits/linear", "--runs", str(tmp_path / "file" / "runs"))
