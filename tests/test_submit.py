@@ -6,12 +6,18 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import jobs, status
 from benchmarks.jobs import Resources, Submission, Task
+from benchmarks.plan import training_images
+from benchmarks.recipe import find_recipe, load_recipe
+from benchmarks.results import COMMITTED, read_result
 from benchmarks.runs import RunError
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -351,9 +357,55 @@ def test_plan_says_what_was_not_measured(bench: Bench) -> None:
     code, out, _ = bench("plan", "mnist/lenet5")
     assert "60 000 images" in out
     assert "measured, 5 runs on" in out
-    code, _, err = bench("plan", "mnist/lenet5", "--images-per-s", "0")
-    assert code == 2
-    assert "--images-per-s (=0.0) must be more than 0." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images-per-s", "0"], "--images-per-s (=0.0) must be at least 0.001, and finite: give the images that one"),
+        (["--images-per-s", "1e-320"], "--images-per-s (=1e-320) must be at least 0.001, and finite"),
+        (["--images-per-s", "inf"], "--images-per-s (=inf) must be at least 0.001, and finite"),
+        (["--images-per-s", "nan"], "--images-per-s (=nan) must be at least 0.001, and finite"),
+        (["--seeds", "0-99999999999"], "seeds (=0-99999999999) must be at most 10000, one run each: name fewer."),
+        (["--runs", "/nonexistent"], "there is no folder /nonexistent: name the folder of runs with --runs, or leave"),
+        (["--runs", __file__], f"there is no folder {__file__}: name the folder of runs with --runs, or leave it out"),
+    ],
+)
+def test_plan_refuses_what_is_no_number(bench: Bench, arguments: list[str], message: str) -> None:
+    code, out, err = bench("plan", "mnist/lenet5", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        ("data", {}, "data.init_args.batch_size (=None) must be a whole number of at least 1: correct it."),
+        ("data", {"init_args": {"batch_size": "many"}}, "data.init_args.batch_size (=many) must be a whole number"),
+        ("data", {"init_args": {"batch_size": 0}}, "data.init_args.batch_size (=0) must be a whole number of at least"),
+        ("trainer", {"max_epochs": "many"}, "trainer.max_epochs (=many) must be a whole number of at least -1"),
+        ("trainer", {"max_steps": [5]}, "trainer.max_steps (=[5]) must be a whole number of at least -1"),
+        ("published", {"parameters": "many"}, "published.parameters (=many) must be a whole number of at least 1"),
+    ],
+)
+def test_plan_names_the_number_of_a_recipe_that_is_none(
+    bench: Bench, tmp_path: Path, part: str, settings: dict[str, Any], message: str
+) -> None:
+    content = yaml.safe_load(find_recipe("mnist/lenet5").read_text())
+    content[part] = {**content[part], **settings} if settings and part == "published" else settings
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    code, out, err = bench("plan", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path}: {message}")
+
+
+def test_plan_takes_the_images_of_a_result_that_counted_them() -> None:
+    recipe = load_recipe(find_recipe("mnist/lenet5"))
+    whole = read_result(next((COMMITTED / "mnist" / "lenet5").glob("seed-*.json")))
+    lacking = [replace(whole, dataset=dataset) for dataset in ({}, {"train": None}, {"train": {"count": "many"}})]
+    assert training_images(recipe, [*lacking, whole]) == 60_000
+    assert training_images(recipe, lacking) is None
 
 
 def test_by_hand_templates_ask_for_their_arguments(tmp_path: Path) -> None:
