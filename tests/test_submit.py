@@ -169,10 +169,52 @@ def test_what_was_queued_is_cancelled_when_the_rest_is_refused(cluster: Path, tm
     program.write_text(program.read_text().replace("case", 'case "$*" in *report*) exit 1 ;; esac; case', 1))
     submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources())
     submission.write()
-    with pytest.raises(RunError, match=r"sbatch refuses report\.sbatch \(\): change what was asked for\."):
+    with pytest.raises(RunError, match=r"sbatch refuses report\.sbatch \(\): change what was asked for, or,"):
         submission.queue()
     assert cluster.read_text().splitlines()[-1] == "cancel 41"
-    assert not (tmp_path / "jobs" / "submission.json").exists()
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_logs_of_jobs_that_had_begun_stay_when_the_record_cannot_be_written(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources())
+    submission.write()
+    (tmp_path / "jobs" / "log").touch()
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match=r"submission.json cannot be written \(No space left on device\), and the jobs"):
+        submission.queue()
+    assert cluster.read_text().splitlines()[-1] == "cancel 41 41"
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["log"]
+
+
+def test_scripts_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "report.sbatch":
+            raise OSError(28, "No space left on device")
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\): name another folder of runs"):
+        Submission(tmp_path / "jobs", [task(tmp_path)], Resources()).write()
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_nothing_is_left_of_what_sbatch_refuses(bench: Bench, cluster: Path, tmp_path: Path) -> None:
+    why = "sbatch: error: Unable to contact slurm controller (connect failure)"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{why}' >&2; exit 1\n")
+    code, out, err = bench("submit", "digits/linear", "--data.loader", "torch")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"error: sbatch refuses train.sbatch ({why}): change what was asked for, or, where it does not reach Slurm's "
+        "controller, submit again when `sinfo` does."
+    )
+    assert list((tmp_path / "runs" / "jobs").iterdir()) == []
 
 
 @pytest.mark.parametrize("several", [False, True])
