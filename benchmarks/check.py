@@ -73,8 +73,12 @@ def read(path: Path) -> tuple[Result, Recipe]:
     """The result in a file, and the recipe it names.
 
     Raises:
-        ResultError: it is no whole result, or its recipe is none of the suite's.
+        ResultError: it is not there or no whole result, or its recipe is none of the suite's.
     """
+    if path.is_dir():
+        raise ResultError(f"{path} is not a result file (it is a folder): name the files in it, {path}/seed-*.json.")
+    if not path.exists():
+        raise ResultError(f"{path} is not a result file (there is none): correct its name.")
     result = read_result(path)
     if result.recipe.startswith("custom/"):
         raise ResultError(

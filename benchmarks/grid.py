@@ -53,6 +53,7 @@ REQUIRED = ("paper", "url", "question", "seeds", "measure", "contrasts")
 OPTIONAL = ("recipe", "recipes", "settings", "axes", "protocol", "metric", "train_error", "published")
 MEASURES = {"error": ("protocol", "metric"), "epochs_to": ("train_error",)}  # what each needs said
 METRICS = ("top1_error", "top5_error")
+MOST_SEEDS = 10_000  # more are mistyped
 
 
 class GridError(RecipeError):
@@ -148,9 +149,12 @@ def load_grid(path: Path) -> Grid:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return build(grid_name(path), path, content)
-    except (OSError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
+        raise GridError(f"{path} must be text in UTF-8 ({error}): save it as that.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError for 2026-13-01, which is no date
         raise GridError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
+    try:
+        return build(grid_name(path), path, content)
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
 
@@ -352,21 +356,25 @@ def read_number(what: str, value: Any) -> Number:
     return Number(float(found[2]), found[1])
 
 
+SEEDS = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?(,[0-9]{1,18}(-[0-9]{1,18})?)*")
+
+
 def read_seeds(value: Any) -> list[int]:
     """Seeds from a list, or from text such as `0-4` or `0,2,5-7`.
 
     Raises:
-        GridError: they are neither, or one is there twice.
+        GridError: they are neither, one is there twice, or there are more than `MOST_SEEDS`.
     """
     if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
-        seeds = list(value)
-    elif isinstance(value, str) and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value) and not value.isdigit():
-        seeds = []
-        for part in value.split(","):
-            first, _, last = part.partition("-")
-            seeds += range(int(first), int(last or first) + 1)
+        ranges = [(seed, seed) for seed in value]
+    elif isinstance(value, str) and SEEDS.fullmatch(value) and not value.isdigit():
+        parts = [part.partition("-") for part in value.split(",")]
+        ranges = [(int(first), int(last or first)) for first, _, last in parts]
     else:  # a lone 3 could mean three seeds
         raise GridError(f"seeds (={value}) must be a range such as 0-4, or several: 0,2,5. Seed 3 alone is 3-3.")
+    if sum(last - first + 1 for first, last in ranges if last >= first) > MOST_SEEDS:
+        raise GridError(f"seeds (={str(value)[:60]}) must be at most {MOST_SEEDS}, one run each: name fewer.")
+    seeds = [seed for first, last in ranges for seed in range(first, last + 1)]
     if not seeds or len(set(seeds)) < len(seeds):
         raise GridError(f"seeds (={value}) must rise, and each be there once: 0-4, for example.")
     return seeds

@@ -16,7 +16,8 @@ import secrets
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -354,7 +355,10 @@ def sbatch(script: Path, *options: str) -> str:
     command = ["sbatch", "--parsable", *options, str(script)]
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RunError(f"sbatch refuses {script.name} ({done.stderr.strip()}): change what was asked for.")
+        raise RunError(
+            f"sbatch refuses {script.name} ({done.stderr.strip()}): change what was asked for, or, where it does not "
+            "reach Slurm's controller, submit again when `sinfo` does."
+        )
     return done.stdout.strip().split(";")[0]
 
 
@@ -399,27 +403,45 @@ class Submission:
         """Make the folder with the scripts.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: it cannot be written; nothing is left of it.
         """
         scripts = self.scripts()
         try:
             self.folder.mkdir(parents=True)
-            for name, text in scripts.items():
-                (self.folder / name).write_text(text, encoding="utf-8")
+            with self.taken_back():
+                for name, text in scripts.items():
+                    (self.folder / name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise RunError(
                 f"the log folder {self.folder} cannot be written ({error.strerror}): name another folder of runs with "
                 "--runs, or ILSVRC_BENCH_RUNS."
             ) from None
 
+    @contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """Remove what was written where something fails; only logs of jobs that had begun stay."""
+        try:
+            yield
+        except BaseException:
+            for written in (
+                *self.folder.glob("*.sbatch"),
+                self.folder / "changes.diff",
+                self.folder / f".{RECORD}.tmp",
+            ):
+                written.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
+            raise
+
     def test(self) -> None:
         """Have sbatch check every script; nothing is queued.
 
         Raises:
-            RunError: sbatch refuses one.
+            RunError: sbatch refuses one; the folder is removed.
         """
-        for name in self.scripts():
-            sbatch(self.folder / name, "--test-only", *(self.resources.extra if name == "train.sbatch" else ()))
+        with self.taken_back():
+            for name in self.scripts():
+                sbatch(self.folder / name, "--test-only", *(self.resources.extra if name == "train.sbatch" else ()))
 
     def queue(self) -> dict[str, str]:
         """Queue the scripts, each after those it needs, and record it. Returns the ids by the scripts' names.
@@ -428,31 +450,34 @@ class Submission:
         come to, since it names those that are missing.
 
         Raises:
-            RunError: sbatch refuses one; those before it are cancelled.
+            RunError: sbatch refuses one; those before it are cancelled, and the folder is removed.
         """
         ids: dict[str, str] = {}
-        try:
-            for name in self.scripts():
-                waits: list[str] = []
-                prepared = [job for script, job in ids.items() if script.startswith("prepare-")]
-                if name == "train.sbatch" and prepared:
-                    waits = [f"--dependency=afterok:{':'.join(prepared)}", "--kill-on-invalid-dep=yes"]
-                if name == "report.sbatch":
-                    waits = [f"--dependency=afterany:{ids['train.sbatch']}"]
-                extra = self.resources.extra if name == "train.sbatch" else ()
-                ids[name] = sbatch(self.folder / name, *waits, *extra)
-        except RunError:
-            if ids:
-                subprocess.run(["scancel", *ids.values()], capture_output=True)
-            raise
-        self.record(ids)
+        with self.taken_back():
+            try:
+                for name in self.scripts():
+                    waits: list[str] = []
+                    prepared = [job for script, job in ids.items() if script.startswith("prepare-")]
+                    if name == "train.sbatch" and prepared:
+                        waits = [f"--dependency=afterok:{':'.join(prepared)}", "--kill-on-invalid-dep=yes"]
+                    if name == "report.sbatch":
+                        waits = [f"--dependency=afterany:{ids['train.sbatch']}"]
+                    extra = self.resources.extra if name == "train.sbatch" else ()
+                    ids[name] = sbatch(self.folder / name, *waits, *extra)
+                self.record(ids)
+            except BaseException:
+                if ids:
+                    subprocess.run(["scancel", *ids.values()], capture_output=True)
+                raise
         return ids
 
     def record(self, ids: dict[str, str]) -> None:
-        """Write submission.json, and the changes since the commit beside it."""
+        """Write submission.json, and the changes since the commit beside it.
+
+        Raises:
+            RunError: they cannot be written.
+        """
         changes = git("diff", "HEAD")
-        if changes:
-            (self.folder / "changes.diff").write_text(changes, encoding="utf-8")
         record = {
             "schema": 1,
             "submitted": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -473,8 +498,16 @@ class Submission:
             ],
         }
         unfinished = self.folder / f".{RECORD}.tmp"
-        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(self.folder / RECORD)
+        try:
+            if changes:
+                (self.folder / "changes.diff").write_text(changes, encoding="utf-8")
+            unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(self.folder / RECORD)
+        except OSError as error:
+            raise RunError(
+                f"{self.folder / RECORD} cannot be written ({error.strerror}), and the jobs are cancelled: make room, "
+                "or name another folder of runs with --runs."
+            ) from None
 
 
 ASKED_BY_ALL = ("partition", "account", "qos", "reservation")  # also by the jobs without GPU

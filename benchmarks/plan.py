@@ -15,12 +15,13 @@ from benchmarks.grid import read_seeds
 from benchmarks.leaderboard import describe_device
 from benchmarks.recipe import Recipe, RecipeError, find_recipe, load_recipe
 from benchmarks.results import COMMITTED, Result, load_results
-from benchmarks.runs import runs_root
+from benchmarks.runs import named_runs
 from datamodules.originals import cache_root
 
 # Numbers that an optimizer keeps for each parameter, each float32.
 OPTIMIZER_STATE = {"SGD": 1, "RMSprop": 2, "Adam": 2, "AdamW": 2}
 CHECKPOINTS_KEPT = 2  # the last and the one before
+SLOWEST = 1e-3  # images/s, of any device there is
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,20 @@ def plan(options: argparse.Namespace) -> int:
     """Print the plan.
 
     Raises:
-        RecipeError: there is no such recipe, it is an ensemble, or a rate is no rate.
+        RecipeError: there is no such recipe, it is an ensemble, or a number in it or a rate is none.
+        RunError: there is no such folder of runs.
     """
     recipe = load_recipe(find_recipe(options.recipe))
     if recipe.members:
         members = ", ".join(dict.fromkeys(member.recipe for member in recipe.members))
         raise RecipeError(f"{recipe.name} is an ensemble and trains nothing: plan its members, {members}.")
-    if options.images_per_s is not None and not options.images_per_s > 0:
-        raise RecipeError(f"--images-per-s (={options.images_per_s}) must be more than 0.")
-    results, _ = load_results([COMMITTED, runs_root(options.runs)])
+    check_numbers(recipe)
+    if options.images_per_s is not None and not SLOWEST <= options.images_per_s < float("inf"):
+        raise RecipeError(
+            f"--images-per-s (={options.images_per_s}) must be at least {SLOWEST:g}, and finite: give the images that "
+            "one device trains on in a second."
+        )
+    results, _ = load_results([COMMITTED, named_runs(options.runs)])
     seeds, devices = len(read_seeds(options.seeds)), options.nodes * options.gpus_per_node
     images = options.images or training_images(recipe, results)
     seen = images_seen(recipe, images)
@@ -55,23 +61,43 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_numbers(recipe: Recipe) -> None:
+    """The numbers of a recipe that a plan is made of must be numbers.
+
+    Raises:
+        RecipeError: naming the one that is not.
+    """
+    found = recipe.settings | {"published.parameters": recipe.published.parameters}
+    least = {
+        "data.init_args.batch_size": 1,
+        "published.parameters": 1,
+        "trainer.max_epochs": -1,
+        "trainer.max_steps": -1,
+    }
+    for name, low in least.items():
+        value = found.get(name)
+        if not (type(value) is int and value >= low) and not (value is None and low < 0):
+            raise RecipeError(f"{recipe.path}: {name} (={value}) must be a whole number of at least {low}: correct it.")
+
+
 def training_images(recipe: Recipe, results: list[Result]) -> int | None:
     """Images of the training split as results of the same dataset and classes counted them."""
     for result in results:
         its, ours = result.settings, recipe.settings
         same = all(its.get(key) == ours.get(key) for key in ("data.class_path", "data.init_args.num_classes"))
         if same and not its.get("data.init_args.holdout"):
-            return int(result.dataset["train"]["count"])
+            count = (result.dataset.get("train") or {}).get("count")
+            if type(count) is int and count > 0:
+                return count
     return None
 
 
 def images_seen(recipe: Recipe, images: int | None) -> int | None:
     """Images in all of training; None where their number is not known."""
     steps, epochs = recipe.settings.get("trainer.max_steps"), recipe.settings.get("trainer.max_epochs")
-    batch = int(recipe.settings["data.init_args.batch_size"])
-    if isinstance(steps, int) and steps > 0:
-        return steps * batch
-    return None if images is None or not epochs else int(epochs) * images
+    if steps is not None and steps > 0:
+        return int(steps * recipe.settings["data.init_args.batch_size"])
+    return None if images is None or epochs is None or epochs < 1 else int(epochs * images)
 
 
 def describe_training(recipe: Recipe, images: int | None, seen: int | None) -> str:

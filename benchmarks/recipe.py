@@ -190,19 +190,23 @@ def load_recipe(path: Path) -> Recipe:
     """Read one recipe. Values are not checked here; LightningCLI does that when the recipe is run.
 
     Raises:
-        RecipeError: the file is no YAML, or lacks or misspells a part.
+        RecipeError: the file is no YAML, is empty, or lacks or misspells a part.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} must be text in UTF-8 ({error}): save it as that.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError for 2026-13-01, which is no date
         raise RecipeError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
+    if content is None:
+        raise RecipeError(f"{path} is empty: write a recipe into it, such as those in {FOLDER}, or name another file.")
     parts = ENSEMBLE_PARTS if isinstance(content, dict) and "members" in content else PARTS
     if not isinstance(content, dict) or not set(content) >= parts:
         raise RecipeError(
             f"{path} must have the four parts published, model, data and trainer, or, for an ensemble, published and "
             f"members: see {FOLDER}."
         )
-    if unknown := sorted(set(content) - parts - (ARGUMENTS if parts is PARTS else set())):
+    if unknown := sorted(map(str, set(content) - parts - (ARGUMENTS if parts is PARTS else set()))):
         raise RecipeError(f"{path} has a part {', '.join(unknown)}, which does not exist: correct or remove it.")
     published = content.pop("published")
     try:

@@ -34,6 +34,18 @@ def runs_root(folder: str | None = None) -> Path:
     return Path(folder or os.environ.get("ILSVRC_BENCH_RUNS") or "runs")
 
 
+def named_runs(folder: str | None) -> Path:
+    """`runs_root`, for commands that only read: a folder that is named must be there.
+
+    Raises:
+        RunError: it is not.
+    """
+    root = runs_root(folder)
+    if folder and not root.is_dir():
+        raise RunError(f"there is no folder {root}: name the folder of runs with --runs, or leave it out.")
+    return root
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one recipe, one set of settings and one seed, and what lies in it."""

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import RECORD, ask
-from benchmarks.runs import Run, RunError, runs_root
+from benchmarks.runs import Run, RunError, named_runs
+from benchmarks.tables import damaged, read_rows
 
 OVER = ("finished", "diverged")
 
@@ -34,7 +36,7 @@ class Row:
         seed: its seed.
         state: finished, diverged, running, pending (why), or what the job ended as; then it goes on when submitted
             again.
-        epoch: epochs that are finished, and of how many.
+        epoch: epochs that are finished, and of how many; `?` where metrics.csv is damaged.
         step: optimizer steps at the last checkpoint.
         images_per_s: in training, of the last epoch.
         end: when it should end, from the time its epochs took; of a run that waits, when it should start.
@@ -53,36 +55,58 @@ class Row:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print one line for each run.
+    """Print one line for each run; a damaged file is named on stderr.
 
     Raises:
-        RunError: the folder that was named is no submission.
+        RunError: the folder that was named is no submission, or there is no such folder of runs.
     """
-    if options.submission:
-        records = [read_record(Path(options.submission))]
-    else:
-        found = sorted((runs_root(options.runs) / "jobs").glob(f"*/{RECORD}"))
-        records = [read_record(path.parent) for path in found]
+    named = options.submission
+    records = [read_record(Path(named))] if named else read_records(named_runs(options.runs))
     rows = [(record, build_rows(record)) for record in records]
-    if not options.submission and not options.all:
+    if not named and not options.all:
         rows = [(record, its) for record, its in rows if any(row.state not in OVER for row in its)]
     print(FORMATS[options.format]([row for _, its in rows for row in its]))
     return 0
+
+
+def read_records(root: Path) -> list[dict[str, Any]]:
+    """What all submissions recorded; one that is damaged is named on stderr and left out."""
+    records = []
+    for path in sorted((root / "jobs").glob(f"*/{RECORD}")):
+        try:
+            records.append(read_record(path.parent))
+        except RunError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    return records
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """What a submission recorded.
 
     Raises:
-        RunError: there is nothing of it.
+        RunError: there is nothing of it, or it does not say what `build_rows` needs.
     """
+    path = folder / RECORD
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder / RECORD} is no record of a submission ({error}): name a folder in runs/jobs, or none."
-        ) from None
-    return dict(content)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"there is no {path}: name a folder in runs/jobs, or none.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged_record(path, str(error)) from None
+    runs = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(runs, list):
+        raise damaged_record(path, "it has no list of runs")
+    kinds = {"job": str, "recipe": str, "seed": int, "folder": str, "epochs": int | None}
+    for run in runs:
+        for name, kind in kinds.items():
+            if not isinstance(run, dict) or name not in run or not isinstance(run[name], kind):
+                raise damaged_record(path, f"a run in it has no {name}")
+    return content
+
+
+def damaged_record(path: Path, why: str) -> RunError:
+    """What is said of a record that `submit` has not written."""
+    return RunError(f"{path} is no record of a submission ({why}): restore it, or move its folder out of runs/jobs.")
 
 
 def build_rows(record: dict[str, Any]) -> list[Row]:
@@ -96,10 +120,12 @@ def build_rows(record: dict[str, Any]) -> list[Row]:
 def build_row(run: dict[str, Any], job: Job | None) -> Row:
     """The row of one run, whose job is `job`, if any of Slurm's programs still knows it."""
     files, epochs = Run(Path(run["folder"])), run["epochs"]
-    rows = read_metrics(files.metrics)
-    state = read_state(files.folder / "state.json")
-    done = int(rows[-1]["epoch"]) + 1 if rows else 0
-    rate = rows[-1].get("perf/images_per_s") if rows else None
+    try:
+        rows = read_metrics(files.metrics)
+        done = f"{rows[-1]['epoch'] + 1:.0f}" if rows else "0"
+    except RunError as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        rows, done = [], "?"
     if files.result.exists():
         name, end = "finished", ""
     elif files.diverged.exists():
@@ -112,40 +138,39 @@ def build_row(run: dict[str, Any], job: Job | None) -> Row:
         seed=run["seed"],
         state=name,
         epoch=f"{done}/{epochs or '?'}",
-        step=state.get("step"),
-        images_per_s=float(rate) if rate else None,
+        step=files.read_state().get("step"),
+        images_per_s=rows[-1].get("perf/images_per_s") if rows else None,
         end=end,
         folder=run["folder"],
     )
 
 
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv; none where there is none yet."""
+NUMBERS = ("epoch", "perf/images_per_s", "perf/train", "perf/validation")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """`NUMBERS` of each finished epoch, as far as metrics.csv has them; none where there is none yet.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    rows = read_rows(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError:
-        return []
+        return [{name: float(row[name]) for name in NUMBERS if row.get(name)} for row in rows]
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The run's own account of itself; empty where there is none yet."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def expected_end(job: Job | None, rows: Sequence[dict[str, str]], epochs: int | None) -> str:
+def expected_end(job: Job | None, rows: Sequence[dict[str, float]], epochs: int | None) -> str:
     """When a running job should have trained, if its epochs go on as they went; when a waiting one should start."""
     if job is None or job.state in ENDED:
         return ""
     if job.state != "running":
         return f"starts {job.start}" if job.start and job.start != "N/A" else ""
-    spent = [float(row.get("perf/train") or 0) + float(row.get("perf/validation") or 0) for row in rows[-10:]]
+    spent = [row.get("perf/train", 0.0) + row.get("perf/validation", 0.0) for row in rows[-10:]]
     if not spent or not epochs:
         return ""
-    left = (epochs - int(rows[-1]["epoch"]) - 1) * statistics.median(spent)
+    left = (epochs - rows[-1]["epoch"] - 1) * statistics.median(spent)
     return (datetime.now() + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import Run
+from benchmarks.runs import Run, RunError
 
 Row = tuple[int, float | None, dict[str, float]]  # optimizer step, seconds since 1970 where known, values by name
 
@@ -17,12 +18,33 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a metrics.csv or steps.csv, first epoch first; none where there is no file.
 
     A last line that a killed process has not finished is left out.
+
+    Raises:
+        RunError: it cannot be read, or a row does not say of which epoch and step it is.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        text = content[: content.rfind(b"\n") + 1].decode()
     except FileNotFoundError:
         return []
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error)) from None
+    if "\0" in text:
+        raise damaged(path, "it has zero bytes")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise damaged(path, str(error)) from None
+    for number, row in enumerate(rows, start=1):
+        for name in ("epoch", "step"):
+            if not re.fullmatch(r"-?[0-9]{1,18}", row.get(name) or ""):  # a callback's first row may be epoch -1
+                raise damaged(path, f"{name} (={row.get(name)!r}) of row {number} must be a whole number")
+    return rows
+
+
+def damaged(path: Path, why: str) -> RunError:
+    """What is said of a metrics.csv or steps.csv that no run has written."""
+    return RunError(f"{path} is no table of a run ({why}): restore it, or move it away.")
 
 
 def history(run: Run, until: float = float("inf")) -> list[Row]:

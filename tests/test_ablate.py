@@ -243,7 +243,10 @@ def test_submit_needs_a_cluster(bench: Bench, tmp_path: Path, monkeypatch: pytes
     fake_sbatch(tmp_path, monkeypatch, "echo invalid account >&2; exit 1")
     status, _, err = bench("ablate", path, "--submit", *QUICK)
     assert status == 2
-    assert "sbatch refuses train.sbatch (invalid account): change what was asked for." in err
+    assert (
+        "sbatch refuses train.sbatch (invalid account): change what was asked for, or, where it does not reach" in err
+    )
+    assert list((tmp_path / "runs" / "jobs").iterdir()) == []
 
 
 @pytest.mark.parametrize(

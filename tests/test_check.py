@@ -191,6 +191,16 @@ def test_command_says_what_is_well_and_what_is_refused(bench: Bench, tmp_path: P
     assert out.endswith(f"\n{len(committed())} results, none refused.\n")
 
 
+def test_what_is_no_file_has_a_remedy_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    missing = tmp_path / "seed-2.json"
+    status, out, err = bench("check", str(missing), str(tmp_path))
+    assert (status, out) == (1, "2 results, 2 refused.\n")
+    assert err.splitlines() == [
+        f"refused: {missing} is not a result file (there is none): correct its name.",
+        f"refused: {tmp_path} is not a result file (it is a folder): name the files in it, {tmp_path}/seed-*.json.",
+    ]
+
+
 def test_what_a_file_says_cannot_colour_the_terminal(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "seed-0.json"
     path.write_text(json.dumps(json.loads(LINEAR.read_text()) | {"overrides": {"a": "\x1b[31m"}}))

@@ -156,16 +156,38 @@ def test_seeds(value: Any, seeds: list[int]) -> None:
 
 RIGHT = "must be a range such as 0-4, or several: 0,2,5. Seed 3 alone is 3-3."
 TWICE = "must rise, and each be there once: 0-4, for example."
+MANY = "must be at most 10000, one run each: name fewer."
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [*((value, RIGHT) for value in (3, "3", "0-2-4", "a", [], [True])), ("4-0", TWICE), ("0,0-2", TWICE)],
+    [
+        *((value, RIGHT) for value in (3, "3", "0-2-4", "a", [], [True], "0-1" + 18 * "0")),
+        *((value, TWICE) for value in ("4-0", "0,0-2")),
+        *((value, MANY) for value in ("0-10000", "0-99999999999", "9-0,0-9999,20000-20000")),
+    ],
 )
 def test_seeds_that_could_be_misread_are_refused(value: Any, message: str) -> None:
     with pytest.raises(GridError) as refusal:
         read_seeds(value)
     assert str(refusal.value) == f"seeds (={value}) {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"paper: \xff\n", "must be text in UTF-8 ('utf-8' codec can't decode byte 0xff in position 7: invalid start"),
+        (b"paper: 2026-13-01\n", "cannot be read as YAML (month must be in 1..12): correct it at that place."),
+        (b"", "a grid must be a mapping that begins with paper, url and question: see benchmarks/grid.py."),
+    ],
+)
+def test_file_that_is_no_grid_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(GridError) as refusal:
+        load_grid(path)
+    assert str(refusal.value).startswith(str(path))
+    assert message in str(refusal.value)
 
 
 def entry(**changes: Any) -> list[dict[str, Any]]:

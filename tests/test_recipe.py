@@ -202,6 +202,22 @@ def test_broken_yaml_is_refused(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"published: \xff\n", " must be text in UTF-8 ('utf-8' codec can't decode byte 0xff in position 11"),
+        (b"published: 2026-13-01\n", " cannot be read as YAML (month must be in 1..12): correct it at that place."),
+        (b"", f" is empty: write a recipe into it, such as those in {recipes.FOLDER}, or name another file."),
+        (b"published:\nmodel:\ndata:\ntrainer:\n3:\nx:\n", " has a part 3, x, which does not exist: correct or"),
+    ],
+)
+def test_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=re.escape(f"{path}{message}")):
+        load_recipe(path)
+
+
 def test_recipe_without_claims_part_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "half.yaml"
     path.write_text("model: {}\ndata: {}\n")

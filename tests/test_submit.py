@@ -6,12 +6,18 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import jobs, status
 from benchmarks.jobs import Resources, Submission, Task
+from benchmarks.plan import training_images
+from benchmarks.recipe import find_recipe, load_recipe
+from benchmarks.results import COMMITTED, read_result
 from benchmarks.runs import RunError
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -93,6 +99,20 @@ def test_refused_before_anything_is_queued(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"published: \xff\n", "must be text in UTF-8"), (b"", "is empty: write a recipe into it")]
+)
+def test_a_file_that_is_no_recipe_is_named(
+    bench: Bench, cluster: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    code, _, err = bench("submit", str(path))
+    assert code == 2
+    assert err.startswith(f"error: custom/mine: {path} {message}")
+    assert not cluster.exists()
+
+
 def test_a_log_folder_that_cannot_be_written(bench: Bench, cluster: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, _, err = bench("submit", "digits/linear", "--runs", str(tmp_path / "file" / "runs"))
@@ -149,10 +169,52 @@ def test_what_was_queued_is_cancelled_when_the_rest_is_refused(cluster: Path, tm
     program.write_text(program.read_text().replace("case", 'case "$*" in *report*) exit 1 ;; esac; case', 1))
     submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources())
     submission.write()
-    with pytest.raises(RunError, match=r"sbatch refuses report\.sbatch \(\): change what was asked for\."):
+    with pytest.raises(RunError, match=r"sbatch refuses report\.sbatch \(\): change what was asked for, or,"):
         submission.queue()
     assert cluster.read_text().splitlines()[-1] == "cancel 41"
-    assert not (tmp_path / "jobs" / "submission.json").exists()
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_logs_of_jobs_that_had_begun_stay_when_the_record_cannot_be_written(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    submission = Submission(tmp_path / "jobs", [task(tmp_path)], Resources())
+    submission.write()
+    (tmp_path / "jobs" / "log").touch()
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match=r"submission.json cannot be written \(No space left on device\), and the jobs"):
+        submission.queue()
+    assert cluster.read_text().splitlines()[-1] == "cancel 41 41"
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["log"]
+
+
+def test_scripts_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "report.sbatch":
+            raise OSError(28, "No space left on device")
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\): name another folder of runs"):
+        Submission(tmp_path / "jobs", [task(tmp_path)], Resources()).write()
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_nothing_is_left_of_what_sbatch_refuses(bench: Bench, cluster: Path, tmp_path: Path) -> None:
+    why = "sbatch: error: Unable to contact slurm controller (connect failure)"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{why}' >&2; exit 1\n")
+    code, out, err = bench("submit", "digits/linear", "--data.loader", "torch")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"error: sbatch refuses train.sbatch ({why}): change what was asked for, or, where it does not reach Slurm's "
+        "controller, submit again when `sinfo` does."
+    )
+    assert list((tmp_path / "runs" / "jobs").iterdir()) == []
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -248,6 +310,79 @@ def test_status_reads_the_run_folder_first(cluster: Path, tmp_path: Path) -> Non
     assert status.build_rows({"runs": runs})[0].state == "finished"
 
 
+@pytest.fixture
+def two_submissions(cluster: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The folders of two submissions, of one run each, which trains for 3 epochs."""
+    folders = []
+    for number in (1, 2):
+        run, folder = tmp_path / f"run-{number}", tmp_path / "runs" / "jobs" / str(number)
+        run.mkdir()
+        folder.mkdir(parents=True)
+        line = {"job": str(number), "recipe": f"a/{number}", "seed": 0, "folder": str(run), "epochs": 3}
+        (folder / "submission.json").write_text(json.dumps({"runs": [line]}))
+        folders.append(folder)
+    return folders[0], folders[1]
+
+
+NO_LIST = "it has no list of runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{}", NO_LIST),
+        ("[]", NO_LIST),
+        ("[[1]]", NO_LIST),
+        ('{"runs": [{}]}', "a run in it has no job"),
+        ('{"runs": [3]}', "a run in it has no job"),
+        ('{"runs": [{"job": 7}]}', "a run in it has no job"),
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_status_names_a_damaged_record_and_shows_the_rest(
+    bench: Bench, two_submissions: tuple[Path, Path], content: str, why: str
+) -> None:
+    path = two_submissions[0] / "submission.json"
+    path.write_text(content)
+    said = f"{path} is no record of a submission ({why}): restore it, or move its folder out of runs/jobs.\n"
+    code, out, err = bench("status")
+    assert (code, err) == (0, f"skipped: {said}")
+    assert "a/2" in out
+    assert bench("status", "--submission", str(path.parent)) == (2, "", f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "epoch", "why"),
+    [
+        (b"epoch,step\nfoo,1\n", "?/3", "epoch (='foo') of row 1 must be a whole number"),
+        (b"epoch,step\n\xff\n", "?/3", "'utf-8' codec can't decode byte 0xff in position 11: invalid start byte"),
+        (b"epoch,step,perf/train\n0,1,x\n", "?/3", "could not convert string to float: 'x'"),
+        (b"epoch,step,perf/train\n0,44,3.2\n1", "1/3", ""),  # killed while it wrote
+    ],
+)
+def test_status_names_a_damaged_table_and_shows_the_rest(
+    bench: Bench, two_submissions: tuple[Path, Path], tmp_path: Path, content: bytes, epoch: str, why: str
+) -> None:
+    path = tmp_path / "run-1" / "metrics.csv"
+    path.write_bytes(content)
+    (tmp_path / "run-2" / "state.json").write_text("[1]")
+    said = f"skipped: {path} is no table of a run ({why}): restore it, or move it away.\n" if why else ""
+    code, out, err = bench("status", "--format", "json")
+    assert (code, err) == (0, said)
+    assert [(row["recipe"], row["epoch"]) for row in json.loads(out)] == [("a/1", epoch), ("a/2", "0/3")]
+
+
+def test_status_of_what_is_not_there(bench: Bench, tmp_path: Path) -> None:
+    code, _, err = bench("status", "--submission", str(tmp_path))
+    assert (code, err) == (
+        2,
+        f"error: there is no {tmp_path / 'submission.json'}: name a folder in runs/jobs, or none.\n",
+    )
+    code, _, err = bench("status", "--runs", str(tmp_path / "none"))
+    assert code == 2
+    assert f"there is no folder {tmp_path / 'none'}: name the folder of runs with --runs, or leave it out." in err
+
+
 def test_plan_says_what_was_not_measured(bench: Bench) -> None:
     code, out, _ = bench("plan", "imagenet/resnet50")
     assert code == 0
@@ -264,9 +399,55 @@ def test_plan_says_what_was_not_measured(bench: Bench) -> None:
     code, out, _ = bench("plan", "mnist/lenet5")
     assert "60 000 images" in out
     assert "measured, 5 runs on" in out
-    code, _, err = bench("plan", "mnist/lenet5", "--images-per-s", "0")
-    assert code == 2
-    assert "--images-per-s (=0.0) must be more than 0." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images-per-s", "0"], "--images-per-s (=0.0) must be at least 0.001, and finite: give the images that one"),
+        (["--images-per-s", "1e-320"], "--images-per-s (=1e-320) must be at least 0.001, and finite"),
+        (["--images-per-s", "inf"], "--images-per-s (=inf) must be at least 0.001, and finite"),
+        (["--images-per-s", "nan"], "--images-per-s (=nan) must be at least 0.001, and finite"),
+        (["--seeds", "0-99999999999"], "seeds (=0-99999999999) must be at most 10000, one run each: name fewer."),
+        (["--runs", "/nonexistent"], "there is no folder /nonexistent: name the folder of runs with --runs, or leave"),
+        (["--runs", __file__], f"there is no folder {__file__}: name the folder of runs with --runs, or leave it out"),
+    ],
+)
+def test_plan_refuses_what_is_no_number(bench: Bench, arguments: list[str], message: str) -> None:
+    code, out, err = bench("plan", "mnist/lenet5", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        ("data", {}, "data.init_args.batch_size (=None) must be a whole number of at least 1: correct it."),
+        ("data", {"init_args": {"batch_size": "many"}}, "data.init_args.batch_size (=many) must be a whole number"),
+        ("data", {"init_args": {"batch_size": 0}}, "data.init_args.batch_size (=0) must be a whole number of at least"),
+        ("trainer", {"max_epochs": "many"}, "trainer.max_epochs (=many) must be a whole number of at least -1"),
+        ("trainer", {"max_steps": [5]}, "trainer.max_steps (=[5]) must be a whole number of at least -1"),
+        ("published", {"parameters": "many"}, "published.parameters (=many) must be a whole number of at least 1"),
+    ],
+)
+def test_plan_names_the_number_of_a_recipe_that_is_none(
+    bench: Bench, tmp_path: Path, part: str, settings: dict[str, Any], message: str
+) -> None:
+    content = yaml.safe_load(find_recipe("mnist/lenet5").read_text())
+    content[part] = {**content[part], **settings} if settings and part == "published" else settings
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    code, out, err = bench("plan", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path}: {message}")
+
+
+def test_plan_takes_the_images_of_a_result_that_counted_them() -> None:
+    recipe = load_recipe(find_recipe("mnist/lenet5"))
+    whole = read_result(next((COMMITTED / "mnist" / "lenet5").glob("seed-*.json")))
+    lacking = [replace(whole, dataset=dataset) for dataset in ({}, {"train": None}, {"train": {"count": "many"}})]
+    assert training_images(recipe, [*lacking, whole]) == 60_000
+    assert training_images(recipe, lacking) is None
 
 
 def test_by_hand_templates_ask_for_their_arguments(tmp_path: Path) -> None:

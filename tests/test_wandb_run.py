@@ -308,7 +308,8 @@ def test_sync_without_key_server_or_runs(
     (odd / "metrics.csv").write_text("other,header\n1,2,3\n")
     status, out, err = bench("sync", str(tmp_path / "runs"))
     assert (status, "2 runs, 2 not sent." in out) == (1, True)
-    assert "aaa/seed-0: not sent: its files cannot be made sense of (KeyError: 'step')" in err
+    assert "aaa/seed-0: not sent: its files cannot be made sense of (RunError: " in err
+    assert "metrics.csv is no table of a run (epoch (=None) of row 1 must be a whole number): restore it, or" in err
     server.fail("graphql", 503)
     status, _, err = bench("sync")
     assert status == 2
@@ -414,6 +415,24 @@ def test_tables_are_joined_by_step(tmp_path: Path) -> None:
     assert read_rows(table) == []
     table.write_text("step,epoch\n2,0\n4,")  # killed while it wrote
     assert read_rows(table) == [{"step": "2", "epoch": "0"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"epoch,step\n0,\xff\n", "'utf-8' codec can't decode byte 0xff in position 13: invalid start byte"),
+        (b"epoch,step\n0,4\n\0\0\0\n", "it has zero bytes"),
+        (b"epoch,step\n0,4\nfoo,1\n", "epoch (='foo') of row 2 must be a whole number"),
+        (b"epoch,step\n0\n", "step (=None) of row 1 must be a whole number"),
+        (b"epoch,step\n0," + b"9" * 200_000 + b"\n", "field larger than field limit (131072)"),
+    ],
+)
+def test_damaged_table_is_named(tmp_path: Path, content: bytes, why: str) -> None:
+    table = tmp_path / "metrics.csv"
+    table.write_bytes(content)
+    with pytest.raises(RunError) as refusal:
+        read_rows(table)
+    assert str(refusal.value) == f"{table} is no table of a run ({why}): restore it, or move it away."
 
 
 def test_names(tmp_path: Path) -> None:
