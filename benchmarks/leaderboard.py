@@ -462,10 +462,18 @@ def write_between_marks(path: Path, table: str, begin: str = BEGIN, end: str = E
 
 
 def show_recipes(options: argparse.Namespace) -> int:
-    """`python -m benchmarks list`: recipes, what is claimed, our best result, the verdict."""
+    """`python -m benchmarks list`: recipes, what is claimed, our best result, the verdict.
+
+    Raises:
+        RunError: no recipe is of the dataset.
+    """
     from tabulate import tabulate
 
-    recipes = [recipe for recipe in all_recipes() if options.dataset in (None, recipe.dataset)]
+    everything = list(all_recipes())
+    recipes = [recipe for recipe in everything if options.dataset in (None, recipe.dataset)]
+    if not recipes:
+        known = ", ".join(sorted({recipe.dataset for recipe in everything}))
+        raise RunError(f"--dataset (={options.dataset}) has no recipes: there are some of {known}.")
     rows = {
         (row.recipe, row.protocol, row.metric): row
         for row in gather([COMMITTED, named_runs(options.runs)])

@@ -195,6 +195,12 @@ def test_command_filters_and_names_broken_files(bench: Callable[..., tuple[int, 
     assert str(folder) in err
 
 
+def test_list_of_a_dataset_without_recipes_is_refused(bench: Callable[..., tuple[int, str, str]]) -> None:
+    status, _, err = bench("list", "--dataset", "mnits")
+    assert status == 2
+    assert "--dataset (=mnits) has no recipes: there are some of cifar10, cifar100, digits, imagenet" in err
+
+
 def test_list_names_every_recipe(bench: Callable[..., tuple[int, str, str]]) -> None:
     status, out, _ = bench("list")
     assert status == 0
