@@ -227,6 +227,8 @@ def wrong_training(result: Result, recipe: Recipe) -> Iterator[str]:
     if lacking or not isinstance(images, int) or not isinstance(batch, int):
         yield f"{', '.join(lacking)} is not there: copy the whole file from the run folder."
         return
+    held = setting(result, "data.init_args.holdout")
+    images -= held if is_size(held) else 0
     epochs, steps, seconds = result.training["epochs"], result.training["steps"], result.seconds
     wanted = setting(result, "trainer.max_epochs")
     if is_size(wanted) and epochs != wanted:
