@@ -171,7 +171,7 @@ def test_runs_one_by_one_are_what_pandas_wants() -> None:
 def test_runs_one_by_one_as_a_table(bench: Callable[..., tuple[int, str, str]]) -> None:
     status, out, _ = bench("leaderboard", "--by-run", "--format", "md", "--dataset", "mnist", "--committed")
     assert status == 0
-    lines = [line for line in out.splitlines() if "mnist/lenet5" in line]
+    lines = [line for line in out.splitlines() if "mnist/lenet5 " in line]
     assert len(lines) == 5
     assert "| 0.88 " in lines[0]
     assert "cifar10" not in out
