@@ -40,7 +40,7 @@ class Entry:
         macs: multiply-accumulates for one image; None where no network can be built from the settings.
         hours: of a run from start to end, median over seeds.
         epochs: of training; None for an ensemble.
-        wandb: name and, where it is known, address of each seed's W&B run.
+        wandb: seed and address of each run that W&B has.
         paper: the source.
         url: where it can be read.
     """
@@ -268,7 +268,7 @@ def build_entry(row: Row, results: Sequence[Result], macs: int | None) -> Entry:
         macs=macs,
         hours=statistics.median(hours) if hours else None,
         epochs=None if epochs is None else int(epochs),
-        wandb=[(result.wandb_id, wandb_url(result)) for result in ran if result.wandb_id],
+        wandb=[(f"seed {result.seed}", url) for result in ran if (url := wandb_url(result))],
         paper=paper,
         url=safe_url(str(first.published.get("url", ""))),
     )

@@ -390,6 +390,15 @@ def test_hostile_names_are_inert(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
 
 
+def test_runs_that_wandb_has_are_linked_and_no_others(tmp_path: Path) -> None:
+    ours = runs("mnist/lenet5", [0.9, 1.0, 1.1])
+    ids = ("team/project/a1", "mnist-lenet5-101bf1e6b957-s1-0123ab", None)  # sent, kept here, none
+    content = content_of(
+        tmp_path, *(dataclasses.replace(one, wandb_id=name) for one, name in zip(ours, ids, strict=True))
+    )
+    assert content.entries[0].wandb == [("seed 0", "https://wandb.ai/team/project/runs/a1")]
+
+
 def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     results = [*runs("mnist/lenet5", [0.9, 1.0]), *runs("mnist/mlp", [1.5, 1.6]), *runs("cifar10/plain56", [9.0, 9.1])]
     for folder, order in (("a", results), ("b", results[::-1])):
