@@ -333,7 +333,8 @@ def metrics(run: Run, errors: list[float], finished: bool = True) -> Run:
     with open(run.metrics, "w", newline="") as file:
         writer = csv.DictWriter(file, EpochTable.COLUMNS, restval="")
         writer.writeheader()
-        writer.writerows({"epoch": epoch, "train/top1_error": error} for epoch, error in enumerate(errors))
+        rows = ({"epoch": epoch, "step": 10 * (epoch + 1), "train/top1_error": e} for epoch, e in enumerate(errors))
+        writer.writerows(rows)
     if finished:
         write_result(run.result, make())
     return run
