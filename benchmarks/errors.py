@@ -36,7 +36,7 @@ def parse_message(text: str) -> str:
         remedy = "`--print_config` after a recipe that is right shows every key there is, `--help` what they mean."
     value = re.search(r"Given value: (.*)", text)  # where one of several types was wanted
     message = without_noise(text)
-    if value and value[1] not in message:
+    if value and not re.search(rf"value: {re.escape(value[1])}\s*$", message, re.MULTILINE):
         message = re.sub(r'^(Parser key "[\w.]+")', lambda key: f"{key[1]} (={value[1]})", message)
     return f"{message}\n{remedy}"
 

@@ -161,9 +161,8 @@ def check_options(cli: SuiteCLI) -> None:
         raise RunError("--trainer.enable_checkpointing (=False) must be left out: a run goes on from its checkpoint.")
     for name in POSITIVE:
         value = trainer[name]
-        if (
-            value is not None and value <= 0 and (name, value) != ("max_epochs", -1)
-        ):  # -1: no limit, where steps have one
+        unlimited = (name, value) == ("max_epochs", -1) and trainer.max_steps > 0
+        if value is not None and value <= 0 and not unlimited:
             raise RunError(f"--trainer.{name} (={value}) must be above 0: leave it out for the recipe's.")
     if (trainer.gradient_clip_val or 0) < 0:
         raise RunError(
@@ -211,13 +210,28 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
     errors = evaluate(cli, protocols, mistakes)
     if cli.trainer.is_global_zero:
         now = time.perf_counter()
-        result = summarise(cli, errors, read_rows(run.metrics), code, total=now - started, evaluation=now - before)
+        result = summarise(cli, errors, whole_table(cli), code, total=now - started, evaluation=now - before)
         results.write_result(run.result, result)
         previous(run.checkpoint).unlink(missing_ok=True)
         run.write_state("finished", step=cli.trainer.global_step, epoch=cli.trainer.current_epoch)
         print(f"done: {describe(result)} in {result.seconds['total']:.0f} s. Files: {run.folder}")
         if mistakes:
             picture(cli, mistakes, parts_of(protocols[0])[0])
+
+
+def whole_table(cli: SuiteCLI) -> list[dict[str, str]]:
+    """The rows of metrics.csv.
+
+    Raises:
+        RunError: it lacks epochs, and the checkpoint is one of those that did not hold them.
+    """
+    rows = read_rows(cli.run.metrics)
+    if len(rows) < cli.trainer.current_epoch or not rows:
+        raise RunError(
+            f"{cli.run.metrics} has {len(rows)} rows, the run {cli.trainer.current_epoch} epochs, and the checkpoint "
+            "holds no rows: restore the file, or train anew with --again."
+        )
+    return rows
 
 
 def picture(cli: SuiteCLI, mistakes: Mistakes, protocol: str) -> None:

@@ -69,20 +69,14 @@ class Row:
 
 
 def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
-    """Rows for all results, best first within dataset, protocol and metric; single seeds and changed settings last.
-
-    Seeds that were not trained and tested on the images of most others have a row of their own.
-    """
+    """Rows for all results, best first within dataset, protocol and metric; single seeds and changed settings last."""
     by_name = {recipe.name: recipe for recipe in recipes}
-    groups: dict[tuple[str, str], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in found:
-        groups[result.recipe, result.identity][images_of(result)].append(result)
+        groups[result.recipe, result.identity].append(result)
     rows: list[Row] = []
     errors: list[list[float]] = []
-    for (name, identity), by_images in sorted(groups.items()):
-        unknown = by_images.pop("", [])
-        results, *others = sorted(by_images.values(), key=lambda some: (-len(some), some[0].seed)) or [[]]
-        results = [*results, *unknown]
+    for (name, identity), results in sorted(groups.items()):
         recipe = by_name.get(name)
         claims = []
         if name.startswith("custom/"):  # a recipe outside the suite is known by its results alone
@@ -96,22 +90,11 @@ def build_rows(found: Iterable[Result], recipes: Iterable[Recipe]) -> list[Row]:
             row, its_errors = build_row(results, protocol, metric, claims, changed)
             rows.append(row)
             errors.append(its_errors)
-        for results in others:
-            for protocol, metric in measured(results, []):
-                row, its_errors = build_row(results, protocol, metric, [], "other images")
-                rows.append(row)
-                errors.append(its_errors)
     ranked = [replace(row, rank=rank) for row, rank in zip(rows, ranks(rows, errors), strict=True)]
     return sorted(
         ranked,
         key=lambda row: (row.dataset, row.protocol, row.metric, bool(row.changed), row.rank is None, row.error),
     )
-
-
-def images_of(result: Result) -> str:
-    """Checksums of the images and labels it is about; empty where it does not say."""
-    parts = [result.dataset.get(split) for split in ("train", "test")]
-    return " ".join(str(part["content"]) for part in parts if isinstance(part, dict) and part.get("content"))
 
 
 def measured(results: Sequence[Result], claims: Sequence[Claim]) -> list[tuple[str, str]]:
@@ -367,7 +350,7 @@ def leaderboard(options: argparse.Namespace) -> int:
     """`python -m benchmarks leaderboard`.
 
     Raises:
-        RunError: options are given at once of which one would do nothing, or name what has no results.
+        RunError: options are given at once of which one would do nothing, or, for a table, name what has no results.
     """
     check_options(options)
     if options.write:

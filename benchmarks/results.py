@@ -281,7 +281,10 @@ def is_number(value: Any) -> bool:
 
 
 def load_results(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
-    """Every result below `folders`, the newest of each run, and a line for each file that is left out."""
+    """Every result below `folders`, the newest of each run, and a line for each file that is left out.
+
+    Seeds that are of other images than most of a recipe's are left out too: their mean would be of neither.
+    """
     newest: dict[tuple[str, str, int], tuple[Path, Result]] = {}
     said = []
     seen: set[Path] = set()
@@ -310,7 +313,33 @@ def load_results(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
                     else f"skipped: {older_path} is of the same run as {newer_path}, and finished at the same time "
                     f"({newer.finished}), but they differ: remove the wrong one"
                 )
-    return sorted((result for _, result in newest.values()), key=lambda result: result.key), said
+    strange = of_other_images(newest.values())
+    said += [
+        f"skipped: {path} is of other images (checksums {images_of(result)}) than most seeds of {result.recipe}: train "
+        "it again on theirs."
+        for path, result in strange
+    ]
+    left_out = {result.key for _, result in strange}
+    return sorted((one for _, one in newest.values() if one.key not in left_out), key=lambda one: one.key), said
+
+
+def of_other_images(found: Iterable[tuple[Path, Result]]) -> list[tuple[Path, Result]]:
+    """Those whose images are not those of most seeds of the same settings, or of the newest where numbers are equal."""
+    groups: dict[tuple[str, str], dict[str, list[tuple[Path, Result]]]] = {}
+    for path, result in found:
+        if images := images_of(result):
+            groups.setdefault((result.recipe, result.identity), {}).setdefault(images, []).append((path, result))
+    strange = []
+    for by_images in groups.values():
+        usual = max(by_images.values(), key=lambda some: (len(some), max(result.finished for _, result in some)))
+        strange += [one for some in by_images.values() if some is not usual for one in some]
+    return strange
+
+
+def images_of(result: Result) -> str:
+    """The first letters of the checksums of training and test images; empty where it does not say."""
+    parts = [result.dataset.get(split) for split in ("train", "test")]
+    return " ".join(str(part["content"])[:12] for part in parts if isinstance(part, dict) and part.get("content"))
 
 
 def is_result_file(path: Path) -> bool:

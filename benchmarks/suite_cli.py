@@ -380,12 +380,12 @@ def usable(accelerator: Any) -> Any:
     Raises:
         RunError: that is asked for.
     """
-    if accelerator == "mps":
-        raise RunError(
-            "--trainer.accelerator (=mps) must be a device with 64-bit numbers, in which losses are summed; Apple's "
-            "GPU has none: leave it out, the CPU trains."
-        )
     only_apple = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    if accelerator == "mps" or (accelerator == "gpu" and only_apple):
+        raise RunError(
+            f"--trainer.accelerator (={accelerator}) must be a device with 64-bit numbers, in which losses are summed; "
+            "Apple's GPU has none: leave it out, the CPU trains."
+        )
     return "cpu" if accelerator == "auto" and only_apple else accelerator
 
 
@@ -455,7 +455,7 @@ def find_trained(text: str) -> Path:
     path = find_recipe(text)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date there is none of
         raise RecipeError(f"{path} cannot be read as YAML in UTF-8 ({error}): correct it at that place.") from None
     if not isinstance(content, dict):
         what = "is empty" if content is None else f"holds a {type(content).__name__}"

@@ -240,6 +240,8 @@ def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) 
             ("counts every",),
         ),
         (("--config", "digits/mlp", *SHORT[:-1], "0"), ("max_epochs (=0) must be above 0",)),
+        (("--config", "digits/mlp", *SHORT[:-1], "-1"), ("max_epochs (=-1) must be above 0",)),
+        (("--config", "digits/mlp", *SHORT, "--trainer.max_steps", "x"), ("trainer.max_steps", "(=x)")),
         (("--config", "digits/mlp", *SHORT, "--trainer.max_steps", "0"), ("max_steps (=0)", "-1 for no limit")),
         (("--config", "digits/mlp", *SHORT, "--trainer.limit_train_batches", "0"), ("(=0.0) must be above 0",)),
         (("--config", "digits/mlp", *SHORT, "--trainer.accumulate_grad_batches", "0"), ("(=0) must be above 0",)),
@@ -267,7 +269,13 @@ def test_bad_input_gets_one_message_with_the_remedy(
 
 @pytest.mark.parametrize(
     ("content", "because"),
-    [(b"", "it is empty"), (b"- 1", "it holds a list"), (b"a: [1", "cannot be read as YAML"), (b"a: \xe9", "in UTF-8")],
+    [
+        (b"", "it is empty"),
+        (b"x: 2026-13-01", "month must be"),
+        (b"- 1", "it holds a list"),
+        (b"a: [1", "cannot be read as YAML"),
+        (b"a: \xe9", "in UTF-8"),
+    ],
 )
 def test_files_that_hold_no_settings_are_named(bench: Bench, tmp_path: Path, content: bytes, because: str) -> None:
     path = tmp_path / "mine.yaml"
@@ -370,9 +378,11 @@ def test_apples_gpu_has_no_64_bit_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     for there, wanted in ((True, "cpu"), (False, "auto")):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=there: there)
         assert usable("auto") == wanted
-        assert usable("gpu") == "gpu"
-    with pytest.raises(RunError, match=r"--trainer.accelerator \(=mps\) must be a device with 64-bit numbers"):
-        usable("mps")
+    assert usable("gpu") == "gpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name in ("mps", "gpu"):
+        with pytest.raises(RunError, match=rf"accelerator \(={name}\) must be a device with 64-bit numbers"):
+            usable(name)
 
 
 def test_two_ranks_train_the_same_network_and_count_every_image_once(tmp_path: Path) -> None:

@@ -254,3 +254,26 @@ def test_two_results_of_one_run_and_one_time_are_said_to_differ(tmp_path: Path) 
 )
 def test_which_files_are_results(path: str, expected: bool) -> None:
     assert is_result_file(Path(path)) is expected
+
+
+def test_seeds_of_other_images_are_left_out_and_named(tmp_path: Path) -> None:
+    """Two of three were trained on the same images; one does not say on which; of two that differ the newer counts."""
+
+    def add(recipe: str, seed: int, content: str | None, finished: str = "2026-01-01T00:00:00Z") -> None:
+        train = {} if content is None else {"train": {"content": content}}
+        folder = tmp_path / recipe / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        dataset = make().dataset | train
+        write_result(folder / "result.json", make(recipe=recipe, seed=seed, dataset=dataset, finished=finished))
+
+    for seed, content in enumerate(["usual", "other", "usual", None]):
+        add("mnist/lenet5", seed, content)
+    add("mnist/mlp", 0, "usual", "2026-01-01T00:00:00Z")
+    add("mnist/mlp", 1, "other", "2026-01-02T00:00:00Z")
+    found, said = load_results([tmp_path])
+    assert [(one.recipe, one.seed) for one in found] == [
+        ("mnist/lenet5", 0), ("mnist/lenet5", 2), ("mnist/lenet5", 3), ("mnist/mlp", 1),
+    ]  # fmt: skip
+    assert len(said) == 2
+    assert "lenet5/seed-1/result.json is of other images (checksums other) than most seeds of mnist/lenet5" in said[0]
+    assert "mlp/seed-0/result.json" in said[1]

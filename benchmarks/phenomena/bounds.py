@@ -8,12 +8,13 @@ says which a number is, and which constants it has. Four studies:
 - `width`: networks with one hidden layer of 32 to 2048 units, trained as by Neyshabur et al. 2019. The gap falls, and
   most bounds rise, but not theirs, as long as its term for the number of units is small. Bartlett's rises less with
   distances from the initial weights than with those from 0: as the width to the 0.29, and to the 0.66.
-- `width_ntk`: from twice the number of inputs on, in the NTK parametrisation, where layers of any width move about
-  equally far. Bartlett's bound and Neyshabur's of 2018, both with distances from the initial weights, then rise about
-  as the square root of the width: exponents of 0.46 and 0.42, and 0.53 and 0.47 between the two widest. Logarithms of
-  the width are 0.13 and 0.06 of these. The spectral complexity, Bartlett's without, has 0.29, and 0.38 between the two
-  widest: the spectral norm of the last layer still falls to its limit. In `width` wide layers move less far, the last
-  layer's part of the bound does not grow, and most widths are below the number of inputs.
+- `width_ntk`: above the number of inputs, in the NTK parametrisation, where layers of any width move about equally far.
+  Bartlett's bound and Neyshabur's of 2018, both with distances from the initial weights, then rise about as the square
+  root of the width: exponents of 0.46 and 0.42, and 0.53 and 0.47 between the two widest. Logarithms of the width are
+  0.13 and 0.06 of these. The spectral complexity, Bartlett's without the logarithm and the 1/L that is added to every
+  norm, has 0.29, and 0.38 between the two widest: the spectral norm of the last layer still falls to its limit. In
+  `width` wide layers move less far, the last layer's part of the bound does not grow, and most widths are below the
+  number of inputs.
 - `labels`: true and random labels. Every bound tells the network that learnt from the one that memorised, of which the
   margins, divided by the spectral complexity, are several times smaller. The least bound, 2 to 9, is that of a network
   with noise in its weights.

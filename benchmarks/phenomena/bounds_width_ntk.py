@@ -4,7 +4,7 @@ Layers are x -> Wx / sqrt(in), SGD trains W, whose entries begin as N(0, 1) (Jac
 tangent kernel", section 2). As the width h grows, |U - U_0|_F and the spectral norm of V tend to constants, and so
 
 - Bartlett 2017: |(U - U_0)^T|_{2,1} |V|_2 ~ sqrt(h) |U - U_0|_F |V|_2, if its rows are of about one length;
-- Neyshabur 2018, from the start: sqrt(h) |U - U_0|_F |V|_2
+- Neyshabur 2018, from the start: sqrt(h) (|U - U_0|_F |V|_2 + |U|_2 |V - V_0|_F), the last product of a constant size
 
 grow as the square root of the width; in the bounds ln(2h) and sqrt(ln(8h)) come on top. Below the number D of inputs
 it is D that counts instead, in the largest side of a matrix and in the spectral norm of U, 1 + sqrt(h / D): widths are
@@ -49,7 +49,7 @@ def checks(found: dict[str, Floats], widths: tuple[int, ...]) -> list[Check]:
     return [
         *(Check(f"{name}: exponent of h", exponent(widths, found[name]), 0.4, 0.6, "sqrt(h)") for name in HALF),
         Check("spectral complexity: exponent of h", exponent(widths, found["spectral complexity"]), 0.4, 0.6,
-              "Bartlett's without its logarithm, 1/2 is its limit", False),
+              "Bartlett's without logarithm and 1/L, 1/2 is its limit", False),
         Check(f"{DISTANCES[0]}: exponent of h", first, -0.15, 0.15, "U moves about equally far at all widths", False),
         Check(f"{DISTANCES[1]}: exponent of h", last, -0.6, -0.4, "V = W / sqrt(h), whose W does", False),
     ]  # fmt: skip
