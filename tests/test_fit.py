@@ -241,7 +241,7 @@ def test_number_of_classes_set_by_hand_is_refused(bench: Bench, tmp_path: Path) 
         ),
         (("--config", "digits/mlp", *SHORT[:-1], "0"), ("max_epochs (=0) must be above 0",)),
         (("--config", "digits/mlp", *SHORT[:-1], "-1"), ("max_epochs (=-1) must be above 0",)),
-        (("--config", "digits/mlp", *SHORT, "--trainer.max_steps", "x"), ("trainer.max_steps", "(=x)")),
+        (("--config", "digits/mlp", *SHORT[:-1], "x"), ("trainer.max_epochs", "(=x)")),
         (("--config", "digits/mlp", *SHORT, "--trainer.max_steps", "0"), ("max_steps (=0)", "-1 for no limit")),
         (("--config", "digits/mlp", *SHORT, "--trainer.limit_train_batches", "0"), ("(=0.0) must be above 0",)),
         (("--config", "digits/mlp", *SHORT, "--trainer.accumulate_grad_batches", "0"), ("(=0) must be above 0",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_report_has_a_part_for_each_dataset_with_its_runs() -> None:
     assert shown["name"] == "mnist"
     assert shown["grouping"] == [{"section": "config", "name": "recipe.value"}]
     wanted = {(one["key"]["name"], one["op"]): one["value"] for one in shown["filters"]["filters"]}
-    assert (wanted["dataset", "="], wanted["state", "="]) == ("mnist", "finished")
+    assert wanted["state", "="] == "finished"
     counted = wanted["identity", "IN"]
     assert IDENTITIES["mnist/lenet5"] in counted
     assert "another" not in counted
@@ -113,6 +114,16 @@ def test_report_has_a_part_for_each_dataset_with_its_runs() -> None:
     assert panels[2]["config"]["metrics"] == ["val/top1_error"]
     places = [tuple(panel["layout"].values()) for panel in panels]
     assert len(set(places)) == len(places)
+
+
+def test_another_kind_of_a_dataset_is_a_part_of_its_own() -> None:
+    """Its runs are on no plot of the dataset whose folder its recipe lies in."""
+    found = [replace(one, dataset={"name": "mnist1989"}) for one in runs("mnist/lenet1989", [3.0, 3.1])]
+    content = Content.of([*found, *runs("mnist/lenet5", [0.9, 1.0])], RECIPES)
+    assert content.datasets == ["mnist", "mnist1989"]
+    assert content.identities("mnist1989") == [IDENTITIES["mnist/lenet1989"]]
+    assert IDENTITIES["mnist/lenet1989"] not in content.identities("mnist")
+    assert {IDENTITIES["mnist/lenet5"], IDENTITIES["mnist/lenet4"]} <= set(content.identities("mnist"))
 
 
 def test_protocols_have_panels_and_tables_of_their_own() -> None:
