@@ -204,7 +204,7 @@ def train(cli: SuiteCLI, protocols: list[str], started: float, lease: Lease | No
         except ValueError as error:
             if "val_check_interval" not in str(error):
                 raise
-            raise RunError(f"--trainer.val_check_interval: {error}") from None  # the epoch is shorter than that
+            raise RunError(f"--trainer.val_check_interval: {str(error).strip()}") from None  # longer than an epoch
     before = time.perf_counter()
     mistakes = Mistakes(cli.model.num_classes) if cli.config.pictures else None
     errors = evaluate(cli, protocols, mistakes)

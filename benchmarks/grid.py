@@ -43,9 +43,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.recipe import RecipeError
+from benchmarks.recipe import RecipeError, read_yaml
 
 FOLDER = Path(__file__).parent / "grids"
 
@@ -145,14 +143,9 @@ def load_grid(path: Path) -> Grid:
     """Read one grid. Whether its recipes exist and take the settings is found out by `benchmarks.ablate`.
 
     Raises:
-        GridError: naming the file, what is wrong and what to do.
+        RecipeError: the file cannot be read; a GridError where it is no grid. Both say what to do.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise GridError(f"{path} must be text in UTF-8 ({error}): save it as that.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError for 2026-13-01, which is no date
-        raise GridError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
+    content = read_yaml(path)
     try:
         return build(grid_name(path), path, content)
     except GridError as error:

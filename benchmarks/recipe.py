@@ -192,14 +192,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: the file is no YAML, is empty, or lacks or misspells a part.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} must be text in UTF-8 ({error}): save it as that.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError for 2026-13-01, which is no date
-        raise RecipeError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
-    if content is None:
-        raise RecipeError(f"{path} is empty: write a recipe into it, such as those in {FOLDER}, or name another file.")
+    content = read_yaml(path)
     parts = ENSEMBLE_PARTS if isinstance(content, dict) and "members" in content else PARTS
     if not isinstance(content, dict) or not set(content) >= parts:
         raise RecipeError(
@@ -223,6 +216,23 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe(recipe_name(path), path, settings, source, members)
     settings = flatten({part: content[part] for part in ("model", "data", "trainer")})
     return Recipe(recipe_name(path), path, by_content(settings), source)
+
+
+def read_yaml(path: Path) -> Any:
+    """What the file of a recipe, a grid or settings holds.
+
+    Raises:
+        RecipeError: it is no text in UTF-8, no YAML, or empty.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} must be text in UTF-8 ({error}): save it as that.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError for 2026-13-01, which is no date
+        raise RecipeError(f"{path} cannot be read as YAML ({error}): correct it at that place.") from None
+    if content is None:
+        raise RecipeError(f"{path} is empty: write settings into it, or name another file.")
+    return content
 
 
 def check_numbers(path: Path, claims: list[Claim]) -> None:

@@ -21,7 +21,7 @@ from benchmarks.jobs import COUNTS, VALUES, Prepare, Resources, Submission, Task
 from benchmarks.leaderboard import gather
 from benchmarks.prepare import DATASETS
 from benchmarks.recipe import FOLDER as RECIPES
-from benchmarks.recipe import all_recipes, find_recipe, identity, load_recipe, recipe_name
+from benchmarks.recipe import all_recipes, find_recipe, identity, recipe_name
 from benchmarks.results import COMMITTED
 from benchmarks.runs import Run, RunError, runs_root
 from benchmarks.suite_cli import SuiteCLI, quiet_warnings, try_training
@@ -172,7 +172,6 @@ def check(text: str, seeds: list[int], settings: list[str], resources: Resources
     name = recipe_name(path)
     config = name if path.resolve().is_relative_to(RECIPES) else str(path.resolve())
     try:
-        load_recipe(path)  # what is no text or empty is said better here than by the parser
         with outside_jobs(), quiet_warnings():
             cli = SuiteCLI("fit", ["--config", config, "--seed_everything", str(seeds[0]), *settings, *HERE])
             check_ranks(cli, resources)

@@ -35,6 +35,7 @@ from benchmarks.recipe import (
     identity,
     is_hardware,
     load_recipe,
+    read_yaml,
 )
 from benchmarks.runs import Run, RunError, runs_root
 from benchmarks.throughput import Throughput
@@ -453,13 +454,12 @@ def find_trained(text: str) -> Path:
         RecipeError: there is none, it holds no settings, or it is an ensemble.
     """
     path = find_recipe(text)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date there is none of
-        raise RecipeError(f"{path} cannot be read as YAML in UTF-8 ({error}): correct it at that place.") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
-        what = "is empty" if content is None else f"holds a {type(content).__name__}"
-        raise RecipeError(f"{path} must hold settings by name, such as trainer: and below it max_epochs: 3; it {what}.")
+        raise RecipeError(
+            f"{path} must hold settings by name, not a {type(content).__name__}: write trainer: and below it "
+            "max_epochs: 3, for example."
+        )
     if "members" in content:
         raise RecipeError(
             f"{text} is an ensemble, whose members are trained one by one: `python -m benchmarks ensemble {text}` "

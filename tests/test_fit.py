@@ -270,9 +270,9 @@ def test_bad_input_gets_one_message_with_the_remedy(
 @pytest.mark.parametrize(
     ("content", "because"),
     [
-        (b"", "it is empty"),
+        (b"", "is empty"),
         (b"x: 2026-13-01", "month must be"),
-        (b"- 1", "it holds a list"),
+        (b"- 1", "not a list"),
         (b"a: [1", "cannot be read as YAML"),
         (b"a: \xe9", "in UTF-8"),
     ],

@@ -22,7 +22,7 @@ from benchmarks.grid import (
     load_grid,
     read_seeds,
 )
-from benchmarks.recipe import find_recipe, load_recipe
+from benchmarks.recipe import RecipeError, find_recipe, load_recipe
 
 PATHS = grid_paths()
 
@@ -178,13 +178,13 @@ def test_seeds_that_could_be_misread_are_refused(value: Any, message: str) -> No
     [
         (b"paper: \xff\n", "must be text in UTF-8 ('utf-8' codec can't decode byte 0xff in position 7: invalid start"),
         (b"paper: 2026-13-01\n", "cannot be read as YAML (month must be in 1..12): correct it at that place."),
-        (b"", "a grid must be a mapping that begins with paper, url and question: see benchmarks/grid.py."),
+        (b"", "is empty: write settings into it, or name another file."),
     ],
 )
 def test_file_that_is_no_grid_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
-    with pytest.raises(GridError) as refusal:
+    with pytest.raises(RecipeError) as refusal:
         load_grid(path)
     assert str(refusal.value).startswith(str(path))
     assert message in str(refusal.value)
@@ -297,7 +297,7 @@ def test_a_published_contrast_must_fit_its_cells(tmp_path: Path) -> None:
 def test_broken_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("paper: [\n")
-    with pytest.raises(GridError, match=r"broken\.yaml cannot be read as YAML"):
+    with pytest.raises(RecipeError, match=r"broken\.yaml cannot be read as YAML"):
         load_grid(path)
     path.write_text("- a list\n")
     with pytest.raises(GridError, match="must be a mapping that begins with paper, url and question"):

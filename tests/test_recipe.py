@@ -207,7 +207,7 @@ def test_broken_yaml_is_refused(tmp_path: Path) -> None:
     [
         (b"published: \xff\n", " must be text in UTF-8 ('utf-8' codec can't decode byte 0xff in position 11"),
         (b"published: 2026-13-01\n", " cannot be read as YAML (month must be in 1..12): correct it at that place."),
-        (b"", f" is empty: write a recipe into it, such as those in {recipes.FOLDER}, or name another file."),
+        (b"", " is empty: write settings into it, or name another file."),
         (b"published:\nmodel:\ndata:\ntrainer:\n3:\nx:\n", " has a part 3, x, which does not exist: correct or"),
     ],
 )

@@ -100,7 +100,7 @@ def test_refused_before_anything_is_queued(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"published: \xff\n", "must be text in UTF-8"), (b"", "is empty: write a recipe into it")]
+    ("content", "message"), [(b"published: \xff\n", "must be text in UTF-8"), (b"", "is empty: write settings into it")]
 )
 def test_a_file_that_is_no_recipe_is_named(
     bench: Bench, cluster: Path, tmp_path: Path, content: bytes, message: str

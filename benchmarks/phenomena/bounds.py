@@ -37,7 +37,10 @@ PAPER = (
     "over-parametrization in generalization; Zhang et al. 2017, Understanding deep learning requires rethinking "
     "generalization"
 )
-COST = "smoke seconds on digits; cpu minutes, with MNIST but for `width_ntk`; `run` a minute on one core for a LeNet-5"
+COST = (
+    "smoke seconds on digits; cpu minutes, with MNIST but for `width_ntk`; `run` a minute on one core for a LeNet-5; "
+    "full is not tried"
+)
 VARIANT = "study"
 
 Study = Literal["width", "width_ntk", "labels", "run"]
